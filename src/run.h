@@ -1,0 +1,29 @@
+/* Running a task's function: the frame under it, and what comes of it. */
+#ifndef SHUNT_RUN_H
+#define SHUNT_RUN_H
+
+#include "task.h"
+
+/* Lies on the runner's stack while the function runs; the strand's thread alone touches it. A waiter that helps itself to a task
+ * runs it in a frame above its own. */
+struct shunt__frame {
+  shunt_task_t *task;
+  shunt__frame_t *outer;
+  shunt__block_t *blocks; /* made by shunt_alloc, not yet returned */
+  int error;              /* of shunt_fail, or why a result could not be made */
+  char *message;
+  bool told;    /* the function has seen that it should end */
+  bool joined;  /* runs in place of a join by `outer`, whose cancel it shares */
+  bool limited; /* this task or one below it has a deadline */
+  unsigned depth;
+};
+
+/* Runs t, which the caller has claimed for s, and settles it. *f is the caller's, zero but for `joined`, so that it is still there when the function leaves by
+ * pthread_exit instead of returning; the caller's clean-up handler then calls shunt__run_exited, which ends the innermost task on s. */
+void shunt__run(shunt_task_t *t, shunt__strand_t *s, shunt__frame_t *f);
+void shunt__run_exited(shunt__strand_t *s);
+
+/* 0, or what the waits of the task in frame f must return (UV_ECANCELED, UV_ETIMEDOUT). f may be NULL: outside tasks. */
+int shunt__told(shunt__frame_t *f);
+
+#endif
