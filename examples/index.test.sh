@@ -70,7 +70,7 @@ ln -s plain.txt "$tree/link"
 ln -s . "$tree/loop"
 ln -s /nowhere "$tree/dangling"
 mkfifo "$tree/pipe"
-good=$(find "$tree" -type f | wc -l)
+good=$(find "$tree" -type f -printf . | wc -c)
 
 run 0 "$index" --out "$db" --compare "$tree"
 says "$good files, "
@@ -83,7 +83,7 @@ finds alpha '3 sub/packed.gz' '2 plain.txt'
 finds BETA '2 plain.txt' '1 sub/deeper/leaf'
 finds gamma_1 '1 plain.txt'
 finds $'\303\204pfel' '2 sub/utf8'
-finds large "$((4194304 / 11 + 1)) large" # of the first 4 MiB
+finds large "$((4194304 / 11)) large" # in the first 4 MiB
 run 0 "$index" --out "$db" --find oddity
 [ "$(grep -c '^ *1  ' "$work/stdout")" = 8 ] || fail 'not all odd names were found'
 says 'odd/two words'
@@ -196,10 +196,11 @@ fi
 
 # ---- what happens in the middle of a run -------------------------------------------------------------------
 
-# Many names for one file of many words: some seconds of work, and little disk.
-mkdir "$work/long"
-head -c 2000000 /dev/urandom | base64 -w 9 >"$work/words"
-for i in {1..40}; do ln "$work/words" "$work/long/$i"; done
+# Many names for one file of many words: seconds of work, and little disk.
+mkdir "$work/long" "$work/short"
+head -c 1000000 /dev/urandom | base64 -w 9 >"$work/words"
+for i in {1..60}; do ln "$work/words" "$work/long/$i"; done
+for i in {1..6}; do ln "$work/words" "$work/short/$i"; done
 
 # start COMMAND...: runs it in the background as $pid, and returns once it reports progress.
 start() {
@@ -230,27 +231,33 @@ for signal in INT:130 TERM:143; do
 done
 run 0 "$index" --out "$db" --find plenty # the old index is as it was
 
-# The parent of the workers is a child of ours. Killed workers' texts are done again by others.
-children() { cat /proc/"$1"/task/*/children 2>/dev/null || true; }
+# The workers are no children of ours, but they have our environment.
 kill_workers() {
-  local zygote worker
-  for zygote in $(children "$pid"); do
-    for worker in $(children "$zygote"); do kill -KILL "$worker" 2>/dev/null && killed=$((killed + 1)); done
+  local process
+  for process in /proc/[0-9]*; do
+    [ "$(cat "$process/comm" 2>/dev/null)" = shunt-worker ] || continue
+    grep -qF "INDEX_TEST=$work" "$process/environ" 2>/dev/null || continue
+    kill -KILL "${process#/proc/}" && killed=$((killed + 1))
   done
 }
+
+# A killed worker's text is done again by another.
 killed=0
-start "$index" --out "$db" --compare "$work/long"
-kill_workers
-finish 0
-[ "$killed" -gt 0 ] || fail 'found no workers to kill'
-says '40 files, '
+INDEX_TEST=$work "$index" --out "$db" --compare "$work/short" >"$work/stdout" 2>"$work/stderr" </dev/null &
+pid=$!
+while [ "$killed" = 0 ] && kill -0 "$pid" 2>/dev/null; do kill_workers; done
+status=0
+wait "$pid" || status=$?
+[ "$status" = 0 ] || fail "exit status $status after $killed workers were killed"
+[ "$killed" -gt 0 ] || fail 'found no worker to kill'
+says '6 files, '
 says 'both indexes are equal'
 
 # ---- a full disk -------------------------------------------------------------------------------------------
 
 mkdir "$work/small"
 if mount -t tmpfs -o size=1m tmpfs "$work/small" 2>/dev/null; then
-  run 2 "$index" --out "$work/small/x.db" "$work/long"
+  run 2 "$index" --out "$work/small/x.db" "$work/short"
   complains 'x.db: database or disk is full'
   [ -z "$(ls "$work/small")" ] || fail 'temporary files are left on the full disk'
   run 0 "$index" --out "$work/small/x.db" "$work/many"

@@ -143,8 +143,8 @@ typedef struct {
 
 /* Starts a runtime. Call it early in main(), before the program starts threads: the first call in a program forks the process
  * from which all worker processes come, and those see the program's globals as they are now. Stdio buffers are flushed first. In
- * a worker, the first call's *out is that worker's own view of the runtime, so a global `shunt_t *` works in tasks on every lane;
- * shunt_current() always does.
+ * a worker, what the program's first call put into *out is that worker's own view of the runtime that it works for, so a global
+ * `shunt_t *` works in tasks on every lane; shunt_current() always does.
  *
  * A runtime at rest is two things: its loop thread, and that one small process (shared by all runtimes, and gone when the program is).
  * Worker threads and processes start when there is work. Workers keep no descriptors of the program but 0, 1 and 2.

@@ -55,7 +55,7 @@ void *hold(void *arg);       /* returns early when it is told to end */
 void *hold_tight(void *arg); /* blocks its thread and never looks whether it should end */
 void *triple(void *arg);     /* by value, an int64_t: its triple */
 
-/* Hands fn to exactly this lane, by value. */
+/* Hands fn to exactly this lane, by value; in a task, of the runtime that runs it. */
 shunt_task_t *post(shunt_lane_t lane, shunt_fn fn, const void *arg, size_t size);
 shunt_task_t *post_number(shunt_lane_t lane, shunt_fn fn, int64_t number);
 shunt_task_t *occupy(shunt_lane_t lane); /* hold_tight, running */

@@ -44,8 +44,21 @@ START_TEST(a_worker_sees_globals_as_they_were_and_its_own_runtime) {
 }
 END_TEST
 
+static void *is_global_current(void *arg) {
+  int64_t same = rt == shunt_current();
+  (void)arg;
+  return shunt_return(&same, sizeof same);
+}
+
+START_TEST(the_global_runtime_works_in_workers_of_a_later_start_too) {
+  stop();
+  start_plain();
+  ck_assert_int_eq(answer(post(SHUNT_LANE_PROCESS, is_global_current, NULL, 0)), true);
+}
+END_TEST
+
 static void *submit_by_reference(void *arg) {
-  int64_t status = shunt_join(shunt_submit(rt, hold, arg, SHUNT_WITH(.lane = SHUNT_LANE_THREAD)), NULL);
+  int64_t status = shunt_join(shunt_submit(shunt_current(), hold, arg, NULL), NULL);
   return shunt_return(&status, sizeof status);
 }
 
@@ -186,6 +199,7 @@ int main(int argc, char **argv) {
   Suite *suite = suite_create("process");
   TCase *worker = room(suite, "a worker", start_plain);
   tcase_add_test(worker, a_worker_sees_globals_as_they_were_and_its_own_runtime);
+  tcase_add_test(worker, the_global_runtime_works_in_workers_of_a_later_start_too);
   tcase_add_test(worker, references_do_not_leave_a_worker);
   TCase *options = room(suite, "options", NULL);
   tcase_add_test(options, never_more_than_max_processes_run_at_once);

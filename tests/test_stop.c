@@ -223,7 +223,8 @@ START_TEST(a_hundred_lives_leave_nothing_behind) {
   for (int i = 0; i < ROUNDS; i++)
     ck_assert_msg(soon_gone(live_and_die(), threads), "a worker or a thread stayed after round %d", i);
   ck_assert_int_eq(count_entries("/proc/self/fd"), fds);
-  ck_assert_int_le(count_mappings(), mappings + SLACK);
+  if (slowness() == 1) /* a sanitizer maps as it likes */
+    ck_assert_int_le(count_mappings(), mappings + SLACK);
 }
 END_TEST
 

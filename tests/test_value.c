@@ -141,16 +141,16 @@ START_TEST(arguments_and_results_of_any_size_arrive_whole) {
 END_TEST
 
 START_TEST(many_large_results_may_be_held_at_once) {
-  enum { HELD = 32 };
-  shunt_task_t *t[HELD];
-  for (int i = 0; i < HELD; i++) {
+  shunt_task_t *t[32];
+  int held = (int)scaled(32);
+  for (int i = 0; i < held; i++) {
     struct blob *in = new_blob(4 * MIB + (size_t)i);
     t[i] = post(_i, invert, in, in->size);
     free(in);
   }
-  for (int i = 0; i < HELD; i++)
+  for (int i = 0; i < held; i++)
     assert_is(settle(t[i]), 0);
-  for (int i = 0; i < HELD; i++) {
+  for (int i = 0; i < held; i++) {
     struct blob *in = new_blob(4 * MIB + (size_t)i);
     ck_assert_uint_eq(wrong_bytes(shunt_result(t[i], NULL), in), 0);
     free(in);

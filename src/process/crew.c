@@ -97,7 +97,6 @@ static int order_spawn(shunt__crew_t *c, shunt__hand_t *h, int region_fd) {
   shunt__order_t order = {
       .kind = SHUNT__ORDER_SPAWN,
       .worker = h->id,
-      .rt = c->rt,
       .region_size = h->region->size,
       .arguments_size = c->arguments.arena.size,
       .init = c->rt->options.worker_init,

@@ -7,8 +7,7 @@
 #include "../task.h"
 #include "zygote.h"
 
-/* What a worker process does, from its fork to its end. `view` is where the program keeps the runtime, NULL when that did not exist
- * yet when the zygote was forked. The descriptors are this worker's region, the arguments, and the parent's doorbell. */
+/* What a worker process does, from its fork to its end. `view` is made into its view of the runtime. The descriptors are this worker's region, the arguments, and the parent's doorbell. */
 _Noreturn void shunt__worker_main(const shunt__order_t *o, shunt_t *view, int region_fd, int arguments_fd, int doorbell_fd);
 
 /* What wait() said, put into an outcome. */

@@ -32,7 +32,7 @@ static struct {
   pthread_mutex_t lock;
   pid_t owner;  /* the program that forked it: a fork of the program needs one of its own */
   int control;  /* new channels go here */
-  shunt_t *rt;  /* the runtime that the zygote's memory knows */
+  shunt_t *rt;  /* the first runtime, which the zygote's memory knows */
 } zygote = {.lock = PTHREAD_MUTEX_INITIALIZER, .control = -1};
 
 static bool in_worker;
@@ -130,7 +130,7 @@ static void spawn(int channel, const shunt__order_t *o, const int *fds) {
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     keep_only_fds(fds, FDS_MAX);
-    shunt__worker_main(o, o->rt == zygote.rt ? o->rt : NULL, 3, 4, 5);
+    shunt__worker_main(o, zygote.rt, 3, 4, 5);
   }
   shunt__news_t news = {pid < 0 ? SHUNT__NEWS_FAILED : SHUNT__NEWS_SPAWNED, o->worker, pid, pid < 0 ? -errno : 0};
   if (pid > 0) {

@@ -16,8 +16,7 @@ typedef struct {
   uint32_t kind;
   uint32_t worker; /* the runtime's name for it */
   int32_t signal;  /* kill: to the worker's process group */
-  shunt_t *rt;     /* spawn: the rest. Three descriptors come with it: region, arguments, doorbell */
-  uint64_t region_size, arguments_size;
+  uint64_t region_size, arguments_size; /* spawn: these, and three descriptors: region, arguments, doorbell */
   int (*init)(void *data);
   void *data;
 } shunt__order_t;
@@ -31,7 +30,8 @@ typedef struct {
   int32_t status; /* died: as of wait(); failed: a negative error */
 } shunt__news_t;
 
-/* Forks the zygote if this program has none. `rt` will be the first runtime's view in its workers. */
+/* Forks the zygote if this program has none. Where `rt` is will be, in every worker, its view of the runtime that it works for; so a global
+ * that holds the program's runtime holds the right thing in workers too, even after a stop and a new start. */
 int shunt__zygote_start(shunt_t *rt);
 
 /* A new channel: its descriptor, or an error. */
