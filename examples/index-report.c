@@ -115,7 +115,7 @@ static void print_times(const struct histogram *h) {
 }
 
 static void print_lanes(const struct report *report) {
-  printf("%-8s %9s  %19s  %19s\n", "", "", "queued", "running, waits too");
+  printf("%-8s %9s  %15s %13s  %5s\n", "", "", "queued", "", "running, waits included");
   printf("%-8s %9s  %9s %9s  %9s %9s\n", "lane", "tasks", "median", "99 %", "median", "99 %");
   for (shunt_lane_t lane = SHUNT_LANE_LOOP; lane <= SHUNT_LANE_PROCESS; lane++) {
     printf("%-8s %9" PRIu64, shunt_lane_name(lane), report->lane[lane].queued.total);

@@ -23,7 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LOOK_AHEAD = 64, BATCH_MAX = 16 << 20 };
+enum { LOOK_AHEAD = 64, BATCH_MAX = 4 << 20 };
 
 struct file {
   struct run *run;
@@ -38,7 +38,7 @@ struct file {
 
 struct batch {
   struct store *store;
-  struct file *first, **end;
+  struct file *first, **end; /* in the order in which they came */
   size_t size;
 };
 
@@ -130,11 +130,11 @@ static void *index_file(void *arg) {
   if (problem == NULL) problem = in_process(run, f);
   free(f->source.text);
   if (problem != NULL) skip(run, f->source.path, problem);
-  else report_file(run->report, f->digest);
   return NULL;
 }
 
-static void free_file(struct file *f) {
+static void end_file(struct run *run, struct file *f) {
+  if (f->digest != NULL) report_file(run->report, f->digest);
   if (f->digesting != NULL) shunt_release(f->digesting);
   else free((void *)f->digest);
   free(f);
@@ -163,7 +163,7 @@ static void finish_writing(struct run *run) {
   int err = run->writing != NULL ? finish(run, run->writing, &problem) : 0;
   run->writing = NULL;
   if (run->problem == NULL) run->problem = err == 0 ? problem : shunt_strerror(err);
-  for (struct file *f; (f = run->written.first) != NULL; free_file(f)) run->written.first = f->next;
+  for (struct file *f; (f = run->written.first) != NULL; end_file(run, f)) run->written.first = f->next;
 }
 
 /* The writer takes what there is as soon as it is free; it is waited for only when too much has gathered. */

@@ -122,7 +122,7 @@ typedef struct {
   bool intact;
 } juggler_t;
 
-/* More values than there are registers to keep them, of both kinds, all needed after each switch. The compiler
+/* More values than there are registers to keep them, of both kinds, needed after each switch. The compiler
  * must not know that they have anything to do with one another. */
 static void juggle(juggler_t *j, void (*away)(place_t *)) {
   volatile uint64_t seed = j->seed;
