@@ -1,5 +1,4 @@
-/* main() and what it is asked to do: make an index, compare, find. Exit statuses and signals are seen to
- * here. */
+/* main() and what it may be asked for: make an index, compare, find. Signals and exit statuses are here. */
 #define _GNU_SOURCE
 #include "index.h"
 
@@ -53,10 +52,10 @@ static int make_index(const struct options *o) {
   static struct report report;
   static shunt_t *shunt;
   const char *problem = store_may_replace(o->out);
-  int err = problem == NULL ? shunt_start(&shunt, NULL) : 0;
-  if (err != 0) problem = shunt_strerror(err);
   if (problem != NULL) return fail(o->out, problem);
   catch_signals();
+  int err = shunt_start(&shunt, NULL);
+  if (err != 0) return fail("cannot start shunt", shunt_strerror(err));
   report_start(&report, false);
   problem = build_index(&report, shunt, o, o->part);
   double seconds = report_seconds(&report);

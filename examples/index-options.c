@@ -33,8 +33,8 @@ static const char HELP[] =
     "cannot be read, is named and skipped; that does not make the run fail.\n"
     "\n"
     "Exit status: 0 done; 1 no file has WORD, or the indexes differ; 2 wrong usage,\n"
-    "or failure; 130 interrupted. An index that cannot\n"
-    "be finished leaves the old one as it was.\n";
+    "or failure; 130 interrupted. A run that ends early leaves the old index as it\n"
+    "was.\n";
 
 static int see_help(void) {
   fputs("Try 'index --help'.\n", stderr);

@@ -110,12 +110,13 @@ static const char *words_for_time(char buffer[16], double ns) {
 }
 
 static void print_times(const struct histogram *h) {
-  char median[16], worst[16];
-  printf("  %9s %9s", words_for_time(median, quantile(h, 0.5)), words_for_time(worst, quantile(h, 0.99)));
+  char buffer[16];
+  printf("  %9s", h->total > 0 ? words_for_time(buffer, quantile(h, 0.5)) : "-");
+  printf(" %9s", h->total > 0 ? words_for_time(buffer, quantile(h, 0.99)) : "-");
 }
 
 static void print_lanes(const struct report *report) {
-  printf("%-8s %9s  %15s %13s  %5s\n", "", "", "queued", "", "running, waits included");
+  printf("%18s  %19s  %19s\n", "", "queued", "running, with waits");
   printf("%-8s %9s  %9s %9s  %9s %9s\n", "lane", "tasks", "median", "99 %", "median", "99 %");
   for (shunt_lane_t lane = SHUNT_LANE_LOOP; lane <= SHUNT_LANE_PROCESS; lane++) {
     printf("%-8s %9" PRIu64, shunt_lane_name(lane), report->lane[lane].queued.total);

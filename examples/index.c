@@ -23,7 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LOOK_AHEAD = 64, BATCH_MAX = 4 << 20 };
+enum { LOOK_AHEAD = 64, BATCH_MAX = 1 << 20 };
 
 struct file {
   struct run *run;

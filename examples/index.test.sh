@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # index.test.sh: does examples/index find what is there, name what is not right, and leave nothing behind?
-# SHUNT_EXAMPLES names the directory of the built examples (default: build/examples, or examples when run in build/).
+# SHUNT_EXAMPLES names the directory of the built examples (default: build/examples; in build/, examples).
 # What a machine does not allow (mounting, another user, no sqlite3 program) is skipped, and said so.
 set -euo pipefail
 export LC_ALL=C
@@ -40,7 +40,9 @@ run() {
 
 says() { grep -qF -- "$1" "$work/stdout" || fail "expected on stdout: $1"; }
 complains() { grep -qF -- "$1" "$work/stderr" || fail "expected on stderr: $1"; }
-nothing_left() { [ -z "$(find "${1:-$work/out}" -name '*.part' -o -name '*.again')" ] || fail "temporary files are left"; }
+nothing_left() {
+  [ -z "$(find "$work/out" -name '*.part' -o -name '*.again')" ] || fail 'temporary files are left'
+}
 
 # much TEXT BYTES: the same line again and again. (yes ends by SIGPIPE, which is no failure here.)
 much() { (set +o pipefail; yes "$1" | head -c "$2"); }
@@ -50,7 +52,8 @@ finds() {
   local word=$1
   shift
   run 0 "$index" --out "$db" --find "$word"
-  diff <(printf '%s\n' "$@") <(sed "s|^ *||; s|  $tree/| |" "$work/stdout") || fail "--find $word"
+  sed "s|^ *||; s|  $tree/| |" "$work/stdout" >"$work/got"
+  diff <(printf '%s\n' "$@") "$work/got" || fail "--find $word"
 }
 
 # ---- a tree with everything in it --------------------------------------------------------------------------
@@ -259,7 +262,7 @@ mkdir "$work/small"
 if mount -t tmpfs -o size=1m tmpfs "$work/small" 2>/dev/null; then
   run 2 "$index" --out "$work/small/x.db" "$work/short"
   complains 'x.db: database or disk is full'
-  [ -z "$(ls "$work/small")" ] || fail 'temporary files are left on the full disk'
+  [ -z "$(ls -A "$work/small")" ] || fail 'temporary files are left on the full disk'
   run 0 "$index" --out "$work/small/x.db" "$work/many"
 else
   echo 'skipped: full disk (may not mount one)'

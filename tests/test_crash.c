@@ -131,21 +131,27 @@ START_TEST(kills_at_any_moment_fail_at_most_one_task_each) {
 }
 END_TEST
 
+/* A task that kills its worker so many times before it ends well. Cells count its runs. */
+struct deadly {
+  int64_t cell, deaths;
+};
+
 static void *die_while_deadly(void *arg) {
-  int64_t deadly = *(int64_t *)arg;
-  if (atomic_fetch_add(&shared->cells[0], 1) < deadly)
+  struct deadly *deadly = arg;
+  if (atomic_fetch_add(&shared->cells[deadly->cell], 1) < deadly->deaths)
     _exit(1);
-  return shunt_return(&deadly, sizeof deadly);
+  return shunt_return(&deadly->cell, sizeof deadly->cell);
 }
 
-static shunt_task_t *submit_deadly(int64_t deadly, unsigned flags) {
+static shunt_task_t *submit_deadly(int64_t cell, int64_t deaths, unsigned flags) {
+  struct deadly deadly = {cell, deaths};
   return shunt_submit(rt, die_while_deadly, &deadly,
                       SHUNT_WITH(.kind = SHUNT_CPU, .arg_size = sizeof deadly, .flags = flags));
 }
 
 START_TEST(an_idempotent_task_runs_again_up_to_three_times) {
   shunt_info_t info;
-  shunt_task_t *t = submit_deadly(_i, SHUNT_IDEMPOTENT);
+  shunt_task_t *t = submit_deadly(0, _i, SHUNT_IDEMPOTENT);
   assert_is(settle(t), _i < 3 ? 0 : SHUNT_ECRASHED);
   shunt_info(t, &info);
   ck_assert_uint_eq(info.attempts, _i < 3 ? (unsigned)_i + 1 : 3);
@@ -154,8 +160,18 @@ START_TEST(an_idempotent_task_runs_again_up_to_three_times) {
 }
 END_TEST
 
+START_TEST(tasks_that_run_again_do_not_fail_those_behind_them) {
+  enum { TASKS = 10 };
+  shunt_task_t *t[2 * TASKS];
+  for (int i = 0; i < 2 * TASKS; i++)
+    t[i] = submit_deadly(i, i < TASKS ? 2 : 0, SHUNT_IDEMPOTENT);
+  for (int i = 0; i < 2 * TASKS; i++)
+    ck_assert_int_eq(answer(t[i]), i);
+}
+END_TEST
+
 START_TEST(any_other_task_runs_once) {
-  assert_is(finish(submit_deadly(1, 0)), SHUNT_ECRASHED);
+  assert_is(finish(submit_deadly(0, 1, 0)), SHUNT_ECRASHED);
   ck_assert_int_eq(answer(post_number(SHUNT_LANE_PROCESS, triple, 1)), 3);
   ck_assert_int_eq(shared->cells[0], 1);
 }
@@ -241,6 +257,7 @@ int main(int argc, char **argv) {
   tcase_add_test(dying, a_kill_fails_the_task_that_ran_and_the_other_999_finish);
   tcase_add_test(dying, kills_at_any_moment_fail_at_most_one_task_each);
   tcase_add_loop_test(dying, an_idempotent_task_runs_again_up_to_three_times, 0, 5);
+  tcase_add_test(dying, tasks_that_run_again_do_not_fail_those_behind_them);
   tcase_add_test(dying, any_other_task_runs_once);
   tcase_add_test(dying, large_bytes_of_the_dead_hurt_nobody);
   tcase_add_test(room(suite, "host", NULL), workers_die_with_their_host);

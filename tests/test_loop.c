@@ -67,6 +67,26 @@ START_TEST(thousands_of_tasks_wait_at_once_on_one_thread) {
 }
 END_TEST
 
+static void *yield_until_go(void *arg) {
+  for (uint64_t end = now_ms() + patience(); atomic_load(&shared->gates[GO]) == 0 && now_ms() < end;)
+    shunt_yield();
+  return atomic_load(&shared->gates[GO]) == 0 ? NULL : arg;
+}
+
+static void *sleep_and_open(void *arg) {
+  shunt_sleep(5);
+  return open_the_gate(arg);
+}
+
+START_TEST(a_task_that_only_yields_does_not_starve_the_clock) {
+  void *seen = NULL;
+  shunt_task_t *t = shunt_submit(rt, yield_until_go, &seen, SHUNT_WITH(.lane = SHUNT_LANE_LOOP));
+  assert_is(finish(shunt_submit(rt, sleep_and_open, NULL, SHUNT_WITH(.lane = SHUNT_LANE_LOOP))), 0);
+  assert_is(shunt_join(t, &seen), 0);
+  ck_assert_ptr_nonnull(seen);
+}
+END_TEST
+
 static void *thread_id(void *arg) {
   (void)arg;
   int64_t id = gettid();
@@ -210,6 +230,7 @@ int main(int argc, char **argv) {
   tcase_add_test(turns, yielding_tasks_take_turns);
   every_lane(turns, a_task_that_awaits_leaves_the_loop_to_others);
   tcase_add_test(turns, thousands_of_tasks_wait_at_once_on_one_thread);
+  tcase_add_test(turns, a_task_that_only_yields_does_not_starve_the_clock);
   tcase_add_test(turns, all_tasks_share_one_thread_that_is_not_the_callers);
   TCase *stacks = room(suite, "stacks", start_plain);
   tcase_add_test(stacks, what_a_task_holds_survives_its_waits);

@@ -51,6 +51,7 @@ struct loop {
   uint64_t turn_ends;
   unsigned items; /* since the last look at the clock */
   bool over;      /* this turn is */
+  int error;      /* why the last new fiber could not be had */
 };
 
 static loop_t *loop_of(shunt_t *rt) { return rt->lanes[SHUNT_LANE_LOOP]; }
@@ -60,15 +61,21 @@ static loop_t *loop_of(shunt_t *rt) { return rt->lanes[SHUNT_LANE_LOOP]; }
 
 /* ---- the queue of what is ready ---- */
 
+static void fiber_ready(shunt__post_t *p);
+
 static void ready(loop_t *l, shunt__post_t *p) {
   p->next = NULL;
   *l->end = p;
   l->end = &p->next;
 }
 
+static bool is_fiber(const shunt__post_t *p) { return p->fire == fiber_ready; }
+
 static shunt__post_t *next_ready(loop_t *l) {
   shunt__post_t *p = l->first;
   if (!(l->first = p->next)) l->end = &l->first;
+  /* With thousands of fibers the next one's stack is in no cache: have it fetched while this one runs. */
+  if (l->first && is_fiber(l->first)) __builtin_prefetch(FIBER_OF(l->first)->context.saved);
   return p;
 }
 
@@ -87,8 +94,6 @@ static void task_ready(shunt__post_t *p) {
   uv_idle_start(&l->idle, on_idle);
 }
 
-static bool is_fiber(const shunt__post_t *p) { return p->fire == fiber_ready; }
-
 static bool turn_is_over(loop_t *l) {
   if (++l->items >= LOOK_EVERY) {
     l->items = 0;
@@ -105,12 +110,13 @@ static const shunt__strand_ops_t fiber_ops;
 
 static fiber_t *new_fiber(loop_t *l) {
   fiber_t *f = calloc(1, sizeof *f);
+  l->error = UV_ENOMEM;
   if (!f) return NULL;
   f->loop = l;
   f->post.fire = fiber_ready;
   if (!(f->strand = shunt__strand_new(fiber_wake, &fiber_ops, f))) goto no_strand;
-  if (shunt__stack_get(&l->stacks, &f->stack)) goto no_stack;
-  if (!shunt__fiber_make(&f->context, f->stack, l->stacks.stack_size, schedule, f)) return f;
+  if ((l->error = shunt__stack_get(&l->stacks, &f->stack))) goto no_stack;
+  if (!(l->error = shunt__fiber_make(&f->context, f->stack, l->stacks.stack_size, schedule, f))) return f;
   shunt__stack_put(&l->stacks, f->stack);
 no_stack:
   shunt__strand_rest(f->strand);
@@ -174,8 +180,9 @@ static void schedule(void *fiber) {
 /* A task for which there is no stack fails; the fibers that wait still go on. */
 static void fail_first(loop_t *l) {
   shunt_task_t *t = TASK_OF(next_ready(l));
-  shunt__settle_error(t, UV_ENOMEM, "no memory for a stack of %zu bytes (stack_size; vm.max_map_count limits their number)",
-                      l->stacks.stack_size);
+  shunt__settle_error(t, l->error, l->error == UV_ENOTSUP
+                                       ? "the thread has a shadow stack, which needs a library built with --enable-ucontext"
+                                       : "no memory for one more stack (see stack_size, and the system's vm.max_map_count)");
   shunt__run_over(t);
 }
 
