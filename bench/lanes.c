@@ -7,7 +7,8 @@
  * median and its 99th percentile. Every task does nothing, so the numbers are what the lanes cost. All rows
  * take turns in each round, so that a busy moment of the machine hits all of them, and each number is the
  * median over the rounds. "x uv" is that number as a multiple of uv_queue_work's: more is better for tasks/s,
- * less is better for the round trip. */
+ * less is better for the round trip. A thread that joins a task still queued for the thread lane runs it
+ * itself: that is the thread lane's round trip here. */
 #include <pthread.h>
 #include <shunt.h>
 #include <stdio.h>

@@ -262,6 +262,21 @@ START_TEST(more_than_max_pending_is_refused_until_there_is_room) {
 }
 END_TEST
 
+START_TEST(a_withdrawn_task_makes_room) {
+  static shunt_task_t *t[PLENTY];
+  shunt_task_t *busy = occupy(_i);
+  int n = fill(_i, t);
+  ck_assert_int_eq(shunt_cancel(t[n - 1]), SHUNT_WITHDRAWN);
+  shunt_release(t[n - 1]);
+  t[n - 1] = post(_i, nothing, NULL, 0);
+  assert_is(shunt_status(t[n - 1]), SHUNT_EPENDING);
+  gate_push(GO);
+  for (int i = 0; i < n; i++)
+    assert_is(finish(t[i]), 0);
+  assert_is(finish(busy), 0);
+}
+END_TEST
+
 static void *submit_patiently(void *lane) {
   gate_push(READY);
   return shunt_submit(rt, nothing, NULL,
@@ -324,6 +339,7 @@ int main(int argc, char **argv) {
   tcase_add_test(room(suite, "leaks", NULL), a_hundred_lives_leave_nothing_behind);
   TCase *pressure = room(suite, "room", start_small);
   every_lane(pressure, more_than_max_pending_is_refused_until_there_is_room);
+  every_lane(pressure, a_withdrawn_task_makes_room);
   every_lane(pressure, a_patient_submit_waits_for_room);
   every_lane(pressure, a_task_on_the_loop_waits_for_room_without_stopping_the_loop);
   return run(suite, argc, argv);

@@ -332,12 +332,13 @@ void shunt__crew_bury(shunt__crew_t *c, shunt__hand_t *h, int wait_status) {
     c->active -= !h->waiting;
   }
   shunt_task_t *begun = take_all(c, h, &asked);
+  bool blamed = begun != NULL; /* died under a task, and not by itself */
   if (begun) atomic_fetch_add(&begun->attempts, 1);
   if (begun && begun->flags & SHUNT_IDEMPOTENT && !asked && begun->attempts < ATTEMPTS && !c->lost) {
     requeue(c, begun);
     begun = NULL;
   }
-  count_stillborn(c, h, begun != NULL, wait_status);
+  count_stillborn(c, h, blamed, wait_status);
   shunt__crew_dispatch(c);
   shunt__crew_unlock(c);
   if (begun) {
