@@ -133,18 +133,18 @@ END_TEST
 
 /* A task that kills its worker so many times before it ends well. Cells count its runs. */
 struct deadly {
-  int64_t cell, deaths;
+  int64_t cell, times;
 };
 
 static void *die_while_deadly(void *arg) {
   struct deadly *deadly = arg;
-  if (atomic_fetch_add(&shared->cells[deadly->cell], 1) < deadly->deaths)
+  if (atomic_fetch_add(&shared->cells[deadly->cell], 1) < deadly->times)
     _exit(1);
   return shunt_return(&deadly->cell, sizeof deadly->cell);
 }
 
-static shunt_task_t *submit_deadly(int64_t cell, int64_t deaths, unsigned flags) {
-  struct deadly deadly = {cell, deaths};
+static shunt_task_t *submit_deadly(int64_t cell, int64_t times, unsigned flags) {
+  struct deadly deadly = {cell, times};
   return shunt_submit(rt, die_while_deadly, &deadly,
                       SHUNT_WITH(.kind = SHUNT_CPU, .arg_size = sizeof deadly, .flags = flags));
 }
