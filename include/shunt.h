@@ -98,7 +98,8 @@ enum {
 
 typedef struct shunt shunt_t;             /* a runtime */
 typedef struct shunt_task shunt_task_t;   /* a handle */
-typedef struct shunt_scope shunt_scope_t; /* reserved for groups of tasks */
+typedef struct shunt_scope shunt_scope_t; /* a group of tasks that cannot outlive it */
+typedef struct shunt_each shunt_each_t;   /* tasks, in order of completion */
 
 /* The same shape as a pthread's function: what runs on a thread today can be submitted as it is. */
 typedef void *(*shunt_fn)(void *arg);
@@ -172,7 +173,7 @@ typedef struct {
   shunt_lane_t lane;    /* SHUNT_LANE_ANY: by kind; else exactly this lane */
   size_t arg_size;      /* > 0: by value, and arg points to this many bytes */
   uint64_t timeout_ms;  /* deadline, counted from submit; 0: none */
-  shunt_scope_t *scope; /* must be NULL */
+  shunt_scope_t *scope; /* the task joins this scope; NULL: none */
   const char *name;     /* for messages and traces, copied; NULL: the function's symbol, or its address */
   unsigned flags;       /* SHUNT_BY_VALUE and so on */
 } shunt_task_options_t;
@@ -267,6 +268,49 @@ typedef struct {
 /* Fills *info. May be called at any time; complete once t has settled. The strings live while t is held. Never waits. */
 SHUNT_API void shunt_info(shunt_task_t *t, shunt_info_t *info);
 
+/* ---- after a task ------------------------------------------------------------------------------------------------------------- */
+
+/* Submits fn for when t has settled with 0; its argument is then t's result: the pointer, or the bytes and their number (the new task is by
+ * value exactly when t is; options->arg_size must be 0). When t fails, fn is skipped and the new handle settles with t's status and message. The
+ * new handle's timeout counts from this call, and cancelling it leaves t alone. Takes no reference to t from the caller. Returns a handle as
+ * shunt_submit does, with the same errors. */
+SHUNT_API SHUNT_MUST_USE shunt_task_t *shunt_then(shunt_task_t *t, shunt_fn fn, const shunt_task_options_t *options);
+
+/* Calls cb(t, data) once on the loop's thread when t has settled (soon, if it has already). cb must not wait; t is valid during the call, and
+ * shunt_stop waits for it. 0, UV_ENOMEM, SHUNT_ECLOSED, or UV_ENOTSUP in a worker process, which has no loop. */
+SHUNT_API int shunt_on_done(shunt_task_t *t, void (*cb)(shunt_task_t *t, void *data), void *data);
+
+/* A descriptor that is readable once t has settled, for a foreign event loop: poll it, do not read it. The same one at each call; it belongs to
+ * the handle and is closed with it. Or a negative error: UV_EMFILE, UV_ENOMEM. */
+SHUNT_API int shunt_task_fd(shunt_task_t *t);
+
+/* n tasks in order of completion. Begin with shunt_each, then call shunt_each_next, which waits for the next to settle and returns its index; UV_EOF
+ * after the last; UV_ETIMEDOUT and the errors of shunt_await, after which it may be called again. One caller at a time. shunt_each_end may come
+ * early; it frees *each and leaves the tasks alone. The handles must be held until then. shunt_each: 0 or UV_ENOMEM. */
+SHUNT_API SHUNT_MUST_USE int shunt_each(shunt_each_t **each, shunt_task_t *const tasks[], size_t n);
+SHUNT_API int shunt_each_next(shunt_each_t *each, uint64_t timeout_ms);
+SHUNT_API void shunt_each_end(shunt_each_t *each);
+
+/* ---- scopes ------------------------------------------------------------------------------------------------------------------- */
+
+/* A scope is a group of tasks that cannot outlive it: open one, submit into it (options.scope), close it; close waits for all. The first
+ * member that fails cancels the others. Its deadline is its members', and that of whatever those submit, on every lane. */
+typedef struct {
+  uint64_t timeout_ms; /* deadline of all that is submitted, from now; 0: none but the one inherited */
+  bool keep_going;     /* a failure cancels nobody */
+} shunt_scope_options_t;
+
+/* NULL when there is no memory. Inside a task with a scope's deadline, that one holds here too. */
+SHUNT_API SHUNT_MUST_USE shunt_scope_t *shunt_scope_open(shunt_t *s, const shunt_scope_options_t *options);
+
+/* Cancels the members, and whatever is submitted into the scope from now on. Does not wait. */
+SHUNT_API void shunt_scope_cancel(shunt_scope_t *scope);
+
+/* Waits until every member has settled and frees the scope. Returns 0 or the status of the first member that failed (UV_ECANCELED after
+ * shunt_scope_cancel). A cancel of the closing task cancels the scope; close still waits. Handles of members remain the submitter's to
+ * release. SHUNT_EDEADLK: see "Waiting"; the scope then stays open. Only one thread closes, and none submits meanwhile but the members. */
+SHUNT_API int shunt_scope_close(shunt_scope_t *scope);
+
 /* ---- inside a task ------------------------------------------------------------------------------------------------------------ */
 
 /* The runtime of the running task; in a worker process the worker's view of it. NULL outside tasks. */
@@ -284,6 +328,18 @@ SHUNT_API int shunt_sleep(uint64_t ms);
 
 /* Lets others run: on the loop all that is ready goes first, elsewhere the system decides. Errors as shunt_sleep. */
 SHUNT_API int shunt_yield(void);
+
+/* Suspends the task until shunt_resume is called for it (once, before or after); for awaiting any callback of libuv's or another library's: start
+ * the operation, suspend, resume from the callback. A resume that nobody waits for is kept; several count as one. 0, UV_ETIMEDOUT, or the
+ * errors of shunt_sleep: the operation is then still under way, and its callback must not touch what the task frees. Inside tasks only
+ * (UV_EINVAL). shunt_resume: any thread that holds the handle; not across processes. */
+SHUNT_API int shunt_suspend(uint64_t timeout_ms);
+SHUNT_API void shunt_resume(shunt_task_t *t);
+
+/* Runs fn(arg) here and now with the task's cancel and deadline out of its sight: waiting calls in it work, for a clean-up that must not be
+ * interrupted. Keep it short: whoever cancelled waits, and a worker process is killed after its 100 ms all the same. Returns what fn
+ * returned. Outside tasks just the call. */
+SHUNT_API void *shunt_shield(shunt_fn fn, void *arg);
 
 /* The result of a by-value task: `return shunt_return(data, size);` copies size bytes, `p = shunt_alloc(size); … return p;` builds them in place,
  * which on every lane saves the copy. Memory from shunt_alloc that is not returned is freed when the task ends. Aligned to 16. NULL when there is

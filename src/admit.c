@@ -50,13 +50,17 @@ static int wait_for_room(shunt_t *rt) {
   return err == SHUNT_EDEADLK ? UV_EAGAIN : err;
 }
 
+int shunt__stay(shunt_t *rt) {
+  atomic_fetch_add(&rt->in_flight, 1); /* then the door: stop shuts it, then looks at the count */
+  if (is_open(rt)) return 0;
+  shunt__less_in_flight(rt);
+  return SHUNT_ECLOSED;
+}
+
 int shunt__admit(shunt_t *rt, bool wait) {
-  int err = 0;
-  atomic_fetch_add(&rt->in_flight, 1);
-  if (!is_open(rt))
-    err = SHUNT_ECLOSED;
-  else if (!take_room(rt))
-    err = wait ? wait_for_room(rt) : UV_EAGAIN;
+  int err = shunt__stay(rt);
+  if (err || take_room(rt)) return err;
+  err = wait ? wait_for_room(rt) : UV_EAGAIN;
   if (err) shunt__less_in_flight(rt);
   return err;
 }

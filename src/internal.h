@@ -64,6 +64,14 @@ void shunt__less_in_flight(shunt_t *rt);
 bool shunt__drained(shunt_t *rt, uint64_t deadline); /* waits until nothing is in flight */
 void shunt__wake_room(shunt_t *rt);                  /* those who wait to be admitted look at the door */
 
+int shunt__stay(shunt_t *rt); /* in flight, and nothing more: 0 or SHUNT_ECLOSED */
+
+/* await.c: waits until t has settled; a cancel of the waiting task is passed on to t. 0, or why it could not wait. */
+int shunt__wait_to_end(shunt_task_t *t);
+
+/* The earlier of two deadlines, of which 0 is none. */
+static inline uint64_t shunt__earlier(uint64_t a, uint64_t b) { return !a || (b && b < a) ? b : a; }
+
 /* live.c: the tasks that have not settled. `visit` is called for each there is, with a reference held; false: there was none. */
 void shunt__live_add(shunt_task_t *t);
 void shunt__live_remove(shunt_task_t *t);
@@ -77,6 +85,9 @@ void shunt__deadlines_close(shunt_t *rt);
 
 /* Arms a timer for a time of shunt__now(), or stops it for SHUNT__NEVER. The loop's thread. */
 void shunt__timer_at(uv_timer_t *timer, uv_timer_cb cb, uint64_t when);
+
+/* shunt.c: shunt_submit, with the deadline that the submitter passes on (0: none). */
+shunt_task_t *shunt__submit(shunt_t *rt, shunt_fn fn, const void *arg, const shunt_task_options_t *options, uint64_t bound);
 
 /* symbol.c: a function in words, for messages. */
 void shunt__symbol(shunt_fn fn, char *buf, size_t size);

@@ -13,7 +13,7 @@
 /* ---- frames ---- */
 
 int shunt__told(shunt__frame_t *f) {
-  if (!f) return 0;
+  if (!f || f->shields) return 0;
   if (f->joined && shunt__told(f->outer)) shunt__ask(f->task, SHUNT__CANCEL);
   uint32_t asked = atomic_load_explicit(f->task->asked, memory_order_relaxed);
   if (!(asked & (SHUNT__CANCEL | SHUNT__LATE))) return 0;
@@ -87,13 +87,13 @@ void shunt__run_exited(shunt__strand_t *s) {
 
 /* ---- inside a task ---- */
 
-static shunt__frame_t *current(void) {
+shunt__frame_t *shunt__frame(void) {
   shunt__strand_t *s = shunt__strand();
   return s ? s->frame : NULL;
 }
 
 shunt_task_t *shunt_self(void) {
-  shunt__frame_t *f = current();
+  shunt__frame_t *f = shunt__frame();
   return f ? f->task : NULL;
 }
 
@@ -102,7 +102,7 @@ shunt_t *shunt_current(void) {
   return t ? t->rt : NULL;
 }
 
-bool shunt_cancelled(void) { return shunt__told(current()) != 0; }
+bool shunt_cancelled(void) { return shunt__told(shunt__frame()) != 0; }
 
 int shunt_sleep(uint64_t ms) {
   shunt__strand_t *s = shunt__strand();
@@ -115,6 +115,38 @@ int shunt_sleep(uint64_t ms) {
   }
 }
 
+int shunt_suspend(uint64_t timeout_ms) {
+  shunt__strand_t *s = shunt__strand();
+  if (!s) return UV_ENOMEM;
+  if (!s->frame) return UV_EINVAL;
+  uint64_t deadline = shunt__deadline(timeout_ms);
+  shunt_task_t *t = s->frame->task;
+  for (int err;;) {
+    if (atomic_exchange(&t->resumed, false)) return 0;
+    if ((err = shunt__told(s->frame))) return err;
+    if (deadline != SHUNT__NEVER && shunt__now() >= deadline) return UV_ETIMEDOUT;
+    if ((err = shunt__park(s, deadline))) return err;
+  }
+}
+
+void shunt_resume(shunt_task_t *t) {
+  /* Sequentially consistent, as are the claim and the exchange in shunt_suspend: either we see that the task has started, and so its strand, or
+   * it sees `resumed` before it parks. */
+  atomic_store(&t->resumed, true);
+  uint32_t state = atomic_load(&t->state);
+  shunt__strand_t *s = atomic_load_explicit(&t->strand, memory_order_relaxed);
+  if (shunt__phase(state) != SHUNT__QUEUED && s) shunt__unpark(s);
+}
+
+void *shunt_shield(shunt_fn fn, void *arg) {
+  shunt__frame_t *f = shunt__frame();
+  if (!f) return fn(arg);
+  f->shields++;
+  void *result = fn(arg);
+  f->shields--;
+  return result;
+}
+
 int shunt_yield(void) {
   shunt__strand_t *s = shunt__strand();
   if (!s) return UV_ENOMEM;
@@ -124,7 +156,7 @@ int shunt_yield(void) {
 }
 
 void *shunt_alloc(size_t size) {
-  shunt__frame_t *f = current();
+  shunt__frame_t *f = shunt__frame();
   if (!f) return NULL;
   if (!f->task->by_value) {
     fail_saying(f, UV_EINVAL, "shunt_return and shunt_alloc are for by-value tasks; this one returns its pointer as it is");
@@ -147,7 +179,7 @@ void *shunt_return(const void *data, size_t size) {
 }
 
 void *shunt_fail(int error, const char *format, ...) {
-  shunt__frame_t *f = current();
+  shunt__frame_t *f = shunt__frame();
   char *message = NULL;
   if (!f) return NULL;
   if (format) {

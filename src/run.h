@@ -14,6 +14,7 @@ struct shunt__frame {
   char *message;
   bool told;    /* the function has seen that it should end */
   bool joined;  /* runs in place of a join by `outer`, whose cancel it shares */
+  unsigned shields; /* shunt_shield calls that it is in */
   bool limited; /* this task or one below it has a deadline */
   unsigned depth;
 };
@@ -22,6 +23,9 @@ struct shunt__frame {
  * pthread_exit instead of returning; the caller's clean-up handler then calls shunt__run_exited, which ends the innermost task on s. */
 void shunt__run(shunt_task_t *t, shunt__strand_t *s, shunt__frame_t *f);
 void shunt__run_exited(shunt__strand_t *s);
+
+/* The innermost frame of the calling strand, or NULL outside tasks. */
+shunt__frame_t *shunt__frame(void);
 
 /* 0, or what the waits of the task in frame f must return (UV_ECANCELED, UV_ETIMEDOUT). f may be NULL: outside tasks. */
 int shunt__told(shunt__frame_t *f);

@@ -12,9 +12,11 @@
 
 #include "internal.h"
 #include "lane.h"
+#include "follow.h"
 #include "place.h"
 #include "process/worker.h"
 #include "run.h"
+#include "scope.h"
 
 /* ---- submit ---- */
 
@@ -31,55 +33,101 @@ static shunt_task_t *refuse(shunt_t *rt, bool by_value, int status, const char *
   return shunt__task_refused(rt, by_value, status, message);
 }
 
+/* As an argument: it will come when the task before has settled. */
+static const char later;
+#define LATER ((const void *)&later)
+
 #define ALL_FLAGS (SHUNT_BY_VALUE | SHUNT_IDEMPOTENT | SHUNT_LOOP_OK | SHUNT_WAIT)
 
 /* NULL, or what is wrong with the call. */
-static const char *wrong(const shunt_t *rt, shunt_fn fn, const void *arg, const shunt_task_options_t *o) {
+static const char *wrong(const shunt_t *rt, shunt_fn fn, const shunt_task_options_t *o) {
   if (!rt) return "the runtime is NULL: did shunt_start fail?";
   if (!fn) return "the function is NULL";
-  if (o->arg_size && !arg) return "arg_size is set, but the argument is NULL";
   if (o->arg_size > SIZE_MAX / 4) return "arg_size is larger than any memory";
   if ((unsigned)o->kind > SHUNT_CPU) return "kind is none of SHUNT_AUTO, _ASYNC, _BLOCKING, _CPU";
   if ((unsigned)o->lane > SHUNT_LANE_PROCESS) return "lane is none of SHUNT_LANE_ANY, _LOOP, _THREAD, _PROCESS";
-  if (o->scope) return "scope must be NULL";
   if (o->flags & ~(unsigned)ALL_FLAGS) return "flags has a bit that means nothing";
   return NULL;
 }
 
-static shunt_task_t *take_in(shunt_t *rt, shunt_fn fn, const void *arg, const shunt_task_options_t *o, const char *reason) {
-  bool by_value = o->arg_size || o->flags & SHUNT_BY_VALUE;
-  int err = shunt__admit(rt, o->flags & SHUNT_WAIT);
-  if (err == UV_EAGAIN) return refuse(rt, by_value, err, "%zu tasks are waiting to start (max_pending)", rt->options.max_pending);
-  if (err) return refuse(rt, by_value, err, NULL);
-  shunt_task_t *t = shunt__task_new(rt, fn, arg, o);
-  if (!t) {
-    shunt__less_pending(rt);
-    shunt__less_in_flight(rt);
-    return refuse(rt, by_value, UV_ENOMEM, "no memory for a task with %zu bytes of argument", o->arg_size);
-  }
-  t->reason = reason;
+/* Puts the task among the live, with its deadline and its scope. An error: one of those could not be had, and it has settled with that. */
+static int enrol(shunt_task_t *t, const shunt_task_options_t *o, uint64_t bound) {
+  uint64_t own = o->timeout_ms ? shunt__deadline(o->timeout_ms) : 0;
+  int err = 0;
   shunt__live_add(t);
-  if (o->timeout_ms && (t->alarm.when = shunt__deadline(o->timeout_ms)) == SHUNT__NEVER) t->alarm.when = 0;
-  if (t->alarm.when && !rt->worker && (err = shunt__deadline_watch(t))) {
-    shunt__settle(t, (shunt__outcome_t){.status = err});
-    shunt__run_over(t);
-  } else {
-    t->ops->push(t);
-  }
-  return t;
+  t->bound = shunt__earlier(bound, o->scope ? shunt__scope_bound(o->scope) : 0);
+  t->alarm.when = shunt__earlier(own, t->bound);
+  if (t->alarm.when == SHUNT__NEVER) t->alarm.when = 0;
+  if (t->alarm.when && !t->rt->worker) err = shunt__deadline_watch(t); /* a worker's parent does that */
+  if (!err && o->scope) err = shunt__scope_join(o->scope, t);
+  if (!err) return 0;
+  shunt__settle(t, (shunt__outcome_t){.status = err});
+  shunt__run_over(t);
+  return err;
 }
 
-shunt_task_t *shunt_submit(shunt_t *rt, shunt_fn fn, void *arg, const shunt_task_options_t *options) {
+/* A task that is admitted, placed and enrolled, and only has to be pushed. Settled: it was refused, or cancelled on the way. */
+static shunt_task_t *prepare(shunt_t *rt, shunt_fn fn, const void *arg, const shunt_task_options_t *options, uint64_t bound, bool *ready) {
   shunt_task_options_t o = options ? *options : (shunt_task_options_t){0};
   bool by_value = o.arg_size || o.flags & SHUNT_BY_VALUE;
-  const char *mistake = wrong(rt, fn, arg, &o);
+  const char *mistake = wrong(rt, fn, &o);
+  *ready = false;
   if (mistake) return refuse(rt, by_value, UV_EINVAL, "%s", mistake);
+  if (o.arg_size && !arg) return refuse(rt, by_value, UV_EINVAL, "arg_size is set, but the argument is NULL");
   if (rt->worker && !by_value) return refuse(rt, by_value, SHUNT_EBYREF, NULL);
   shunt__placement_t placement = shunt__place(&o, by_value);
   if (placement.lane == SHUNT_LANE_PROCESS && !by_value)
     return refuse(rt, by_value, UV_EINVAL, "the process lane takes tasks by value only: give arg_size, or SHUNT_BY_VALUE");
-  o.lane = placement.lane;
-  return take_in(rt, fn, arg, &o, placement.reason);
+  if (!rt->worker) o.lane = placement.lane; /* else the parent places it */
+  int err = shunt__admit(rt, o.flags & SHUNT_WAIT);
+  if (err == UV_EAGAIN) return refuse(rt, by_value, err, "%zu tasks are waiting to start (max_pending)", rt->options.max_pending);
+  if (err) return refuse(rt, by_value, err, NULL);
+  shunt_task_t *t = arg == LATER ? shunt__task_new_empty(rt, fn, &o) : shunt__task_new(rt, fn, arg, &o);
+  if (!t) {
+    shunt__less_pending(rt);
+    shunt__less_in_flight(rt);
+    return refuse(rt, by_value, UV_ENOMEM, "no memory for a task with %zu bytes of argument", o.arg_size);
+  }
+  t->reason = placement.reason;
+  if (arg == LATER) atomic_store(&t->ops, &shunt__not_yet);
+  *ready = !enrol(t, &o, bound);
+  return t;
+}
+
+shunt_task_t *shunt__submit(shunt_t *rt, shunt_fn fn, const void *arg, const shunt_task_options_t *options, uint64_t bound) {
+  bool ready;
+  shunt_task_t *t = prepare(rt, fn, arg, options, bound, &ready);
+  if (ready) atomic_load(&t->ops)->push(t);
+  return t;
+}
+
+/* The deadline of the scope that the submitting task is in. */
+static uint64_t passed_on(void) {
+  shunt__frame_t *f = shunt__frame();
+  return f ? f->task->bound : 0;
+}
+
+shunt_task_t *shunt_submit(shunt_t *rt, shunt_fn fn, void *arg, const shunt_task_options_t *options) {
+  return shunt__submit(rt, fn, arg, options, passed_on());
+}
+
+shunt_task_t *shunt_then(shunt_task_t *before, shunt_fn fn, const shunt_task_options_t *options) {
+  shunt_task_options_t o = options ? *options : (shunt_task_options_t){0};
+  bool ready;
+  if (shunt_done(before) && before->outcome.status) {
+    const char *message = before->outcome.message;
+    return refuse(before->rt, before->by_value, shunt_status(before), message ? "%s" : NULL, message);
+  }
+  if (o.arg_size) return refuse(before->rt, before->by_value, UV_EINVAL, "the argument is the result of the task before: arg_size must be 0");
+  if (before->by_value) o.flags |= SHUNT_BY_VALUE;
+  if (!before->by_value && o.flags & SHUNT_BY_VALUE)
+    return refuse(before->rt, true, UV_EINVAL, "the task before is by reference, so this one must be too");
+  shunt_task_t *t = prepare(before->rt, fn, LATER, &o, passed_on(), &ready);
+  if (ready && !shunt__follow(before, t)) {
+    shunt__settle(t, (shunt__outcome_t){.status = UV_ENOMEM});
+    shunt__run_over(t);
+  }
+  return t;
 }
 
 /* ---- cancel ---- */
@@ -90,7 +138,7 @@ shunt_cancel_t shunt__end_here(shunt_task_t *t, int status) {
 }
 
 shunt_cancel_t shunt_cancel(shunt_task_t *t) {
-  return shunt__settled(t) ? SHUNT_TOO_LATE : t->ops->end(t, UV_ECANCELED);
+  return shunt__settled(t) ? SHUNT_TOO_LATE : atomic_load(&t->ops)->end(t, UV_ECANCELED);
 }
 
 /* ---- start ---- */

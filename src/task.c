@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "internal.h"
 #include "lane.h"
@@ -39,30 +40,31 @@ static void outcome_drop(shunt__outcome_t *o) {
 static void task_free(shunt_task_t *t) {
   outcome_drop(&t->outcome);
   if (t->arg_block) t->arg_block->drop(t->arg_block);
+  if (t->fd) close(t->fd - 1);
   free(t->name);
   free(t);
 }
 
-static bool copy_argument(shunt_task_t *t, const void *arg) {
-  size_t head = ROUND16(sizeof *t);
-  if (!t->arg_size) return true;
-  if (t->arg_size <= SHUNT__ARG_INLINE)
-    t->arg = (char *)t + head;
-  else if ((t->arg_block = t->ops->make_arg ? t->ops->make_arg(t->rt, t->arg_size) : shunt__heap_block(t->arg_size)))
+bool shunt__task_fill(shunt_task_t *t, const void *arg, size_t size) {
+  const shunt__lane_ops_t *lane = t->rt->ops[t->lane];
+  t->arg_size = size;
+  if (!size) return true;
+  if (size <= SHUNT__ARG_INLINE)
+    t->arg = (char *)t + ROUND16(sizeof *t);
+  else if ((t->arg_block = lane->make_arg ? lane->make_arg(t->rt, size) : shunt__heap_block(size)))
     t->arg = t->arg_block->data;
   else
     return false;
-  memcpy(t->arg, arg, t->arg_size);
+  memcpy(t->arg, arg, size);
   return true;
 }
 
-shunt_task_t *shunt__task_new(shunt_t *rt, shunt_fn fn, const void *arg, const shunt_task_options_t *options) {
-  size_t size = options->arg_size;
-  shunt_task_t *t = malloc(ROUND16(sizeof *t) + (size <= SHUNT__ARG_INLINE ? size : 0));
+static shunt_task_t *new_task(shunt_t *rt, shunt_fn fn, const void *arg, const shunt_task_options_t *options, size_t room) {
+  shunt_task_t *t = malloc(ROUND16(sizeof *t) + room);
   if (!t) return NULL;
   *t = (shunt_task_t){
       .refs = 2,
-      .by_value = size > 0 || (options->flags & SHUNT_BY_VALUE),
+      .by_value = options->arg_size > 0 || (options->flags & SHUNT_BY_VALUE),
       .kind = (uint8_t)options->kind,
       .lane = (uint8_t)options->lane,
       .flags = (uint8_t)options->flags,
@@ -70,13 +72,24 @@ shunt_task_t *shunt__task_new(shunt_t *rt, shunt_fn fn, const void *arg, const s
       .ops = rt->ops[options->lane],
       .fn = fn,
       .arg = (void *)(uintptr_t)arg,
-      .arg_size = size,
       .submitted = shunt__now(),
       .asked = &t->state,
   };
-  if (copy_argument(t, arg) && (!options->name || (t->name = strdup(options->name)))) return t;
+  if (!options->name || (t->name = strdup(options->name))) return t;
   task_free(t);
   return NULL;
+}
+
+shunt_task_t *shunt__task_new(shunt_t *rt, shunt_fn fn, const void *arg, const shunt_task_options_t *options) {
+  size_t size = options->arg_size;
+  shunt_task_t *t = new_task(rt, fn, arg, options, size <= SHUNT__ARG_INLINE ? size : 0);
+  if (!t || shunt__task_fill(t, arg, size)) return t;
+  task_free(t);
+  return NULL;
+}
+
+shunt_task_t *shunt__task_new_empty(shunt_t *rt, shunt_fn fn, const shunt_task_options_t *options) {
+  return new_task(rt, fn, NULL, options, SHUNT__ARG_INLINE);
 }
 
 shunt_task_t *shunt__task_refused(shunt_t *rt, bool by_value, int status, char *message) {
@@ -123,10 +136,9 @@ void shunt_release(shunt_task_t *t) {
 bool shunt__claim(shunt_task_t *t, shunt__strand_t *s) {
   uint32_t queued = SHUNT__QUEUED;
   atomic_store_explicit(&t->strand, s, memory_order_relaxed);
-  /* Release: whoever sees STARTED (shunt__ask) may use `strand`. Acquire: pairs with shunt__unclaim. */
-  if (!atomic_compare_exchange_strong_explicit(&t->state, &queued, SHUNT__STARTED, memory_order_acq_rel,
-                                               memory_order_relaxed))
-    return false;
+  /* Release: whoever sees STARTED (shunt__ask) may use `strand`. Acquire: pairs with shunt__unclaim. Sequentially consistent: see
+   * shunt_resume. */
+  if (!atomic_compare_exchange_strong(&t->state, &queued, SHUNT__STARTED)) return false;
   shunt__less_pending(t->rt);
   return true;
 }

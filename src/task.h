@@ -57,11 +57,12 @@ struct shunt_task {
   _Atomic(uint32_t) refs;
   _Atomic(uintptr_t) waiters;
   _Atomic(bool) observed; /* somebody asked how it ended */
+  _Atomic(bool) resumed;  /* by shunt_resume, and not yet taken by shunt_suspend */
   bool by_value;
   uint8_t kind, flags;
   _Atomic(uint8_t) lane, attempts;
   shunt_t *rt;
-  const shunt__lane_ops_t *ops;
+  _Atomic(const shunt__lane_ops_t *) ops; /* its lane's; of a task that follows another, `follow.c`'s until it is pushed */
   shunt_fn fn;
   void *arg;
   size_t arg_size;
@@ -69,6 +70,8 @@ struct shunt_task {
   const char *reason;
   char *name;
   shunt__alarm_t alarm; /* the deadline, when there is one */
+
+  uint64_t bound; /* the deadline of the scope that it or its submitter is in, which it passes on; 0: none */
 
   _Atomic(shunt__strand_t *) strand; /* where it runs, so that a cancel can wake it */
   _Atomic(uint32_t) *asked;          /* where SHUNT__CANCEL and SHUNT__LATE appear: `state`; in a worker, memory shared with the parent */
@@ -79,12 +82,17 @@ struct shunt_task {
   uint32_t shard;
   shunt__post_t post;
   void *home;
+  _Atomic(int) fd; /* of shunt_task_fd, plus one; 0: none */
 
   shunt__outcome_t outcome;
 };
 
 /* A task with two references, QUEUED, for the lane that `options` names. By value copies the argument. NULL: no memory. */
 shunt_task_t *shunt__task_new(shunt_t *rt, shunt_fn fn, const void *arg, const shunt_task_options_t *options);
+
+/* One whose argument comes later, by value, and that time. False: no memory. */
+shunt_task_t *shunt__task_new_empty(shunt_t *rt, shunt_fn fn, const shunt_task_options_t *options);
+bool shunt__task_fill(shunt_task_t *t, const void *arg, size_t size);
 
 /* The runner's right to run it. False: it was withdrawn. */
 bool shunt__claim(shunt_task_t *t, shunt__strand_t *s);

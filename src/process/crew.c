@@ -173,6 +173,7 @@ static void give(shunt__crew_t *c, shunt__hand_t *h, shunt_task_t *t) {
   m->kind = SHUNT__MSG_RUN;
   m->fn = (uintptr_t)t->fn;
   m->attempts = t->attempts;
+  m->bound = t->bound;
   m->size = t->arg_size;
   if (t->arg_block)
     m->offset = (uint64_t)((char *)t->arg - c->arguments.base);

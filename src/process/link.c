@@ -244,7 +244,7 @@ static shunt_task_t *submit_for(shunt__crew_t *c, shunt__hand_t *h, const shunt_
       .flags = (m->flags & ~(unsigned)SHUNT_WAIT) | SHUNT_BY_VALUE, /* this thread must not wait */
   };
   const void *arg = m->offset ? (const void *)(head_at(h->region, m->offset) + 1) : m->bytes;
-  shunt_task_t *t = shunt_submit(c->rt, (shunt_fn)(uintptr_t)m->fn, (void *)(uintptr_t)arg, &o);
+  shunt_task_t *t = shunt__submit(c->rt, (shunt_fn)(uintptr_t)m->fn, arg, &o, m->bound);
   if (m->offset) atomic_store_explicit(&head_at(h->region, m->offset)->over, 1, memory_order_release);
   return t;
 }

@@ -49,7 +49,11 @@ typedef struct {
   uint64_t size;   /* of the payload: argument, result, or a failure's words */
   uint64_t offset; /* where it is in the arena; 0: in `bytes` */
   uint64_t when;   /* a submit's deadline, a result's start */
-  uint64_t ran, cpu;
+  uint64_t ran;
+  union {
+    uint64_t cpu;
+    uint64_t bound; /* a run's, a submit's: the deadline that it passes on */
+  };
   int32_t pid, died; /* done: the worker that ran it, and what wait() said of that one's end */
   char bytes[SHUNT__MESSAGE_BYTES];
 } shunt__message_t;

@@ -243,6 +243,7 @@ static void push(shunt_task_t *t) {
   m->lane = t->lane;
   m->flags = t->flags | SHUNT_BY_VALUE;
   m->when = t->alarm.when;
+  m->bound = t->bound;
   m->size = t->arg_size;
   if (t->arg_block && t->arg_size > SHUNT__MESSAGE_BYTES) {
     m->offset = extent_of(t->arg_block)->offset;
@@ -277,6 +278,7 @@ static shunt_task_t *task_of(shunt__message_t *m) {
   }
   t->asked = &m->asked;
   t->attempts = m->attempts;
+  t->bound = m->bound;
   return t;
 }
 
