@@ -48,7 +48,8 @@
  *
  * A task that was cancelled while it ran settles with UV_ECANCELED if it was told (shunt_cancelled() said true, or a waiting call
  * failed); one that never looked ran to its end, and settles with what it returned. One whose deadline passed while it ran
- * settles with UV_ETIMEDOUT. In each case a by-reference result is still handed out, so nothing it points to is lost.
+ * settles with UV_ETIMEDOUT. In each case a by-reference result is still handed out, so nothing it points to is lost. Deadlines are kept by the
+ * loop's thread: a task that blocks that thread delays them all.
  */
 #ifndef SHUNT_H
 #define SHUNT_H
@@ -89,6 +90,8 @@ extern "C" {
   X(ECLOSED, -5005, "the runtime is stopping or has stopped")                                                                             \
   X(EABANDONED, -5006, "the function did not return when the runtime stopped, and was left behind")                                       \
   X(EEXITED, -5007, "the task ended its own thread (pthread_exit) instead of returning")
+/* The last is for the thread lane: a legacy function that leaves by pthread_exit settles there all the same (without a result), and the pool
+ * goes on; run in place by a waiter, it takes the waiter's thread with it. On the loop it would end the loop: do not. */
 
 enum {
 #define SHUNT_ERROR_ENUM(name, number, text) SHUNT_##name = number,
@@ -122,23 +125,27 @@ typedef enum {
 
 /* Task flags. */
 enum {
-  SHUNT_BY_VALUE = 1,   /* by value though arg_size is 0 */
+  SHUNT_BY_VALUE = 1,   /* by value though arg_size is 0: the function gets NULL */
   SHUNT_IDEMPOTENT = 2, /* may run again when its worker process dies under it (three attempts in all) */
   SHUNT_LOOP_OK = 4,    /* auto may run it on the loop: it holds no lock across a wait and needs little stack */
-  SHUNT_WAIT = 8        /* submit waits for room where it would have failed with UV_EAGAIN */
+  SHUNT_WAIT = 8        /* submit waits for room where it would have failed with UV_EAGAIN; it still does in a libuv callback, which
+                           cannot wait, and fails with UV_ECANCELED or UV_ETIMEDOUT when the submitting task shall end */
 };
 
 /* ---- runtime ------------------------------------------------------------------------------------------------------------------ */
 
 typedef struct {
   uv_loop_t *loop;        /* must be NULL: the library runs a loop of its own on a thread of its own */
-  unsigned max_threads;   /* tasks running on threads at once; 0: 256 */
+  unsigned max_threads;   /* tasks running on threads at once; 0: 256. One that waits in a call of ours does not count, and a substitute starts, up
+                             to 1024 above this; the same for processes, up to 64 above */
   unsigned max_processes; /* tasks running in worker processes at once; 0: one per core this process may use */
   size_t max_pending;     /* tasks accepted but not started; 0: 1 << 20. A few more may be queued inside worker processes */
   size_t stack_size;      /* bytes of stack of a task on the loop; 0: 256 KiB. Pages that it never touches cost nothing */
-  int (*worker_init)(void *data); /* run once in every worker process; an error ends the worker. NULL: none */
+  int (*worker_init)(void *data); /* run once in every worker process; not 0 ends the worker, and if that happens three times in a row what is
+                                     queued fails with SHUNT_ECRASHED. NULL: none */
   void *worker_data;
-  void (*on_unobserved)(shunt_task_t *t, void *data); /* a task failed and its last reference went before anyone looked at it. Runs on */
+  void (*on_unobserved)(shunt_task_t *t, void *data); /* a task failed, not by a cancel, and its last reference went before anyone awaited it
+                                                         or asked for its status. Runs on */
   void *unobserved_data;                              /* whatever thread released it; must not wait. t is valid during the call */
 } shunt_options_t;
 
@@ -159,7 +166,7 @@ SHUNT_API SHUNT_MUST_USE int shunt_start(shunt_t **out, const shunt_options_t *o
  * returns, and remains usable until it is released. (The one exception to settling: a task left behind settles with SHUNT_EABANDONED
  * though its function may still touch its argument.)
  *
- * Waits. Not from a task and not from the loop's thread (SHUNT_EDEADLK), not in a worker process (UV_EPERM). A second call returns SHUNT_ECLOSED.
+ * The runtime itself is never freed: a submit that comes too late, or a second stop, finds a closed door. Waits. Not from a task of this runtime and not from the loop's thread (SHUNT_EDEADLK), not in a worker process (UV_EPERM). A second call returns SHUNT_ECLOSED.
  * Returns 0, or SHUNT_EABANDONED when something was left behind. */
 SHUNT_API int shunt_stop(shunt_t *s, uint64_t grace_ms);
 
@@ -185,7 +192,7 @@ typedef struct {
  *
  * Never returns NULL and never waits (but see SHUNT_WAIT). What cannot be accepted comes back as a handle that has settled already:
  *     UV_EAGAIN      max_pending tasks are waiting to start
- *     UV_EINVAL      fn is NULL, an option is out of range, or the process lane was asked for by reference
+ *     UV_EINVAL      fn is NULL, arg is NULL but arg_size is not 0, an option is out of range, or the process lane by reference
  *     UV_ENOMEM      no memory for the task
  *     SHUNT_ECLOSED  the runtime is stopping
  *     SHUNT_EBYREF   by reference, from inside a worker process
@@ -198,7 +205,8 @@ SHUNT_API SHUNT_MUST_USE shunt_task_t *shunt_submit(shunt_t *s, shunt_fn fn, voi
  * whatever the status; by value the bytes, owned by the handle (NULL unless the status is 0). Any number of waiters may await one handle,
  * before and after it settles.
  *
- * A thread that awaits a task still queued for the thread lane runs it right there, on its own stack, instead of waiting for a worker to do so.
+ * A thread that awaits a task still queued for the thread lane runs it right there, on its own stack, instead of waiting for a worker to do so;
+ * it then returns when that task does, though the awaiting one were cancelled meanwhile.
  *
  * May return before t has settled, with *result NULL and
  *     UV_ECANCELED, UV_ETIMEDOUT   the *awaiting* task was cancelled, or its deadline passed
@@ -214,7 +222,7 @@ SHUNT_API int shunt_await_for(shunt_task_t *t, uint64_t timeout_ms, void **resul
  * shunt_await, UV_EINVAL when n is 0, UV_ENOMEM. */
 SHUNT_API int shunt_await_any(shunt_task_t *const tasks[], size_t n, uint64_t timeout_ms);
 
-/* Waits until all n handles have settled, whatever comes of each. Returns 0 or the first failure in index order; or UV_ETIMEDOUT and the
+/* Waits until all n handles have settled, whatever comes of each. Returns 0 (at once when n is 0) or the first failure in index order; or UV_ETIMEDOUT and the
  * errors of shunt_await when it could not wait for all. */
 SHUNT_API int shunt_await_all(shunt_task_t *const tasks[], size_t n, uint64_t timeout_ms);
 
@@ -245,13 +253,15 @@ typedef enum {
   SHUNT_TOO_LATE = 0, /* it had settled already */
   SHUNT_WITHDRAWN,    /* it never ran and never will; settled with UV_ECANCELED */
   SHUNT_REQUESTED,    /* it runs, and was asked to end: see "Cancel" and "Settling" above */
-  SHUNT_KILLED        /* it runs in a worker process that will be ended within 100 ms unless the task returns first */
+  SHUNT_KILLED        /* it runs in a worker process that will be ended within 100 ms unless the task returns first: then it settles as any
+                         task that was asked */
 } shunt_cancel_t;
 
 /* Cancels t, and says what that came to. Does not wait for t. In a worker process it waits for the parent's answer. */
 SHUNT_API shunt_cancel_t shunt_cancel(shunt_task_t *t);
 
-/* What is known of one task. Times are nanoseconds, 0 where not measured. */
+/* What is known of one task. Times are nanoseconds, 0 where not measured: a task from the loop to the loop that never waits is
+ * measured one time in 16. */
 typedef struct {
   shunt_lane_t lane;   /* where it ran, or waits to; SHUNT_LANE_ANY: refused at submit */
   const char *reason;  /* why there, in words */
@@ -350,7 +360,7 @@ SHUNT_API void *shunt_shield(shunt_fn fn, void *arg);
 SHUNT_API void *shunt_return(const void *data, size_t size);
 SHUNT_API void *shunt_alloc(size_t size);
 
-/* Makes the running task fail: `return shunt_fail(UV_EIO, "cannot read %s", path);`. error is negative; the words are for shunt_info()'s message
+/* Makes the running task fail: `return shunt_fail(UV_EIO, "cannot read %s", path);`. error is negative (anything else becomes UV_EINVAL); the words are for shunt_info()'s message
  * and may be NULL. The last call counts. Returns NULL. */
 SHUNT_API void *shunt_fail(int error, const char *format, ...) SHUNT_PRINTF(2, 3);
 

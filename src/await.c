@@ -79,10 +79,12 @@ static int wait_any(shunt__strand_t *s, shunt_task_t *const tasks[], size_t n, u
 /* ---- one ---- */
 
 /* Running t here instead of waiting for it. Not for a wait with a limit and not in a task with a deadline, which running in place could
- * not keep; not on the loop's thread, whose strands never help; and not without end, as each helping lies on the last one's stack. */
-static bool may_help(const shunt_task_t *t, const shunt__strand_t *s, uint64_t deadline) {
+ * not keep; on the loop only for a join, as any other wait shall end when the waiting task is cancelled; and not without end, as each
+ * helping lies on the last one's stack. */
+static bool may_help(const shunt_task_t *t, const shunt__strand_t *s, uint64_t deadline, int heed) {
   const shunt__lane_ops_t *lane = atomic_load(&t->ops);
-  if (!lane->help || !s->ops->helps || deadline != SHUNT__NEVER) return false;
+  if (!lane->help || deadline != SHUNT__NEVER) return false;
+  if (s->ops->helps == SHUNT__HELPS_NEVER || (s->ops->helps == SHUNT__HELPS_JOINS && heed == HEED_CANCEL)) return false;
   if (t->by_value && t->alarm.when) return false; /* settles at its deadline, whether its function has returned or not */
   return !s->frame || (!s->frame->limited && s->frame->depth < MAX_DEPTH);
 }
@@ -93,7 +95,7 @@ static int wait_one(shunt_task_t *t, uint64_t deadline, int heed) {
   if (!s) return UV_ENOMEM;
   for (shunt__frame_t *f = s->frame; f; f = f->outer)
     if (f->task == t) return SHUNT_EDEADLK;
-  if (may_help(t, s, deadline) && !shunt__told(s->frame) && atomic_load(&t->ops)->help(t, s, heed == IGNORE_CANCEL)) return 0;
+  if (may_help(t, s, deadline, heed) && !shunt__told(s->frame) && atomic_load(&t->ops)->help(t, s, heed == IGNORE_CANCEL)) return 0;
   int i = wait_any(s, &t, 1, deadline, heed);
   return i < 0 ? i : 0;
 }

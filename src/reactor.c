@@ -67,7 +67,7 @@ static int cannot_sleep(shunt__strand_t *s, uint64_t deadline) {
   return SHUNT_EDEADLK;
 }
 
-static const shunt__strand_ops_t callback_ops = {cannot_sleep, shunt__thread_yield, false};
+static const shunt__strand_ops_t callback_ops = {cannot_sleep, shunt__thread_yield, SHUNT__HELPS_NEVER};
 
 static void *run(void *arg) {
   shunt__reactor_t *r = arg;

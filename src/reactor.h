@@ -14,6 +14,7 @@
 typedef struct shunt__post shunt__post_t;
 struct shunt__post {
   shunt__post_t *next;
+  shunt__post_t **at; /* for whoever queues it further: the link that points here */
   void (*fire)(shunt__post_t *p);
 };
 

@@ -67,14 +67,19 @@ void shunt__run(shunt_task_t *t, shunt__strand_t *s, shunt__frame_t *f) {
       .limited = t->alarm.when || (outer && outer->limited),
       .depth = outer ? outer->depth + 1 : 0,
   };
-  uint64_t start = shunt__now();
   s->frame = f;
-  atomic_store_explicit(&t->started, start, memory_order_relaxed);
-  atomic_fetch_add_explicit(&t->attempts, 1, memory_order_relaxed);
+  if (atomic_load_explicit(&t->submitted, memory_order_relaxed)) atomic_store_explicit(&t->started, shunt__now(), memory_order_relaxed);
+  atomic_store_explicit(&t->attempts, (uint8_t)(t->attempts + 1), memory_order_relaxed); /* one runner at a time */
   void *returned = t->fn(t->arg);
   s->frame = f->outer;
-  atomic_store_explicit(&t->ran, shunt__now() - start, memory_order_relaxed);
+  uint64_t start = atomic_load_explicit(&t->started, memory_order_relaxed);
+  if (start) atomic_store_explicit(&t->ran, shunt__now() - start, memory_order_relaxed);
   shunt__settle(t, outcome(f, returned));
+}
+
+void shunt__run_waits(shunt__frame_t *f) {
+  if (!f || atomic_load_explicit(&f->task->started, memory_order_relaxed)) return;
+  atomic_store_explicit(&f->task->started, shunt__now(), memory_order_relaxed);
 }
 
 void shunt__run_exited(shunt__strand_t *s) {

@@ -24,6 +24,9 @@ struct shunt__frame {
 void shunt__run(shunt_task_t *t, shunt__strand_t *s, shunt__frame_t *f);
 void shunt__run_exited(shunt__strand_t *s);
 
+/* The task in frame f, if any, is about to wait: from here on its time is measured, if it was not from the start. */
+void shunt__run_waits(shunt__frame_t *f);
+
 /* The innermost frame of the calling strand, or NULL outside tasks. */
 shunt__frame_t *shunt__frame(void);
 

@@ -65,7 +65,7 @@ void shunt__thread_yield(shunt__strand_t *s) {
   sched_yield();
 }
 
-static const shunt__strand_ops_t thread_ops = {shunt__thread_sleep, shunt__thread_yield, true};
+static const shunt__strand_ops_t thread_ops = {shunt__thread_sleep, shunt__thread_yield, SHUNT__HELPS};
 
 /* ---- which strand is this? ---- */
 
@@ -124,5 +124,7 @@ shunt__strand_t *shunt__strand(void) {
   if (thread_strand && thread_key != (pthread_key_t)-1) pthread_setspecific(thread_key, thread_strand);
   return thread_strand;
 }
+
+bool shunt__on_fiber(void) { return fiber_strand != NULL; }
 
 void shunt__strand_enter(shunt__strand_t *s) { fiber_strand = s; }

@@ -27,7 +27,7 @@ typedef struct {
    * this strand cannot wait. */
   int (*sleep)(shunt__strand_t *s, uint64_t deadline);
   void (*yield)(shunt__strand_t *s);
-  bool helps; /* may run a task it waits for on its own stack */
+  enum { SHUNT__HELPS_NEVER, SHUNT__HELPS_JOINS, SHUNT__HELPS } helps; /* may run what it waits for on its own stack */
 } shunt__strand_ops_t;
 
 struct shunt__strand {
@@ -42,6 +42,9 @@ struct shunt__strand {
 
 /* The calling thread's or fiber's strand, made on first use. NULL when there is no memory for one. */
 shunt__strand_t *shunt__strand(void);
+
+/* Is this a fiber? */
+bool shunt__on_fiber(void);
 
 /* The loop lane tells which fiber runs; NULL for none: the thread's own strand again. */
 void shunt__strand_enter(shunt__strand_t *s);

@@ -65,15 +65,24 @@ static void fiber_ready(shunt__post_t *p);
 
 static void ready(loop_t *l, shunt__post_t *p) {
   p->next = NULL;
+  p->at = l->end;
   *l->end = p;
   l->end = &p->next;
+}
+
+static void unready(loop_t *l, shunt__post_t *p) {
+  if ((*p->at = p->next))
+    p->next->at = p->at;
+  else
+    l->end = p->at;
+  p->at = NULL;
 }
 
 static bool is_fiber(const shunt__post_t *p) { return p->fire == fiber_ready; }
 
 static shunt__post_t *next_ready(loop_t *l) {
   shunt__post_t *p = l->first;
-  if (!(l->first = p->next)) l->end = &l->first;
+  unready(l, p);
   /* With thousands of fibers the next one's stack is in no cache: have it fetched while this one runs. */
   if (l->first && is_fiber(l->first)) __builtin_prefetch(FIBER_OF(l->first)->context.saved);
   return p;
@@ -156,8 +165,8 @@ static void step_aside(fiber_t *f) {
   if (to != f) go(&f->context, f->loop, to);
 }
 
-static void run(shunt_task_t *t, shunt__strand_t *s) {
-  shunt__frame_t frame = {0};
+static void run(shunt_task_t *t, shunt__strand_t *s, bool joined) {
+  shunt__frame_t frame = {.joined = joined};
   if (shunt__claim(t, s)) shunt__run(t, s, &frame);
   shunt__run_over(t);
 }
@@ -167,7 +176,7 @@ static void schedule(void *fiber) {
   fiber_t *me = fiber;
   loop_t *l = me->loop;
   for (;;) {
-    while (l->first && !is_fiber(l->first) && !turn_is_over(l)) run(TASK_OF(next_ready(l)), me->strand);
+    while (l->first && !is_fiber(l->first) && !turn_is_over(l)) run(TASK_OF(next_ready(l)), me->strand, false);
     fiber_t *to = l->first && !l->over ? FIBER_OF(next_ready(l)) : NULL;
     me->next = l->spare;
     l->spare = me;
@@ -218,6 +227,7 @@ static void on_timer(uv_timer_t *timer) {
 static int fiber_sleep(shunt__strand_t *s, uint64_t deadline) {
   fiber_t *f = s->owner;
   loop_t *l = f->loop;
+  shunt__run_waits(s->frame);
   if (deadline == SHUNT__NEVER) {
     step_aside(f);
     return 0;
@@ -244,7 +254,7 @@ static void fiber_yield(shunt__strand_t *s) {
   step_aside(f);
 }
 
-static const shunt__strand_ops_t fiber_ops = {fiber_sleep, fiber_yield, false};
+static const shunt__strand_ops_t fiber_ops = {fiber_sleep, fiber_yield, SHUNT__HELPS_JOINS};
 
 /* ---- the lane ---- */
 
@@ -254,6 +264,18 @@ static void push(shunt_task_t *t) {
     task_ready(&t->post);
   else
     shunt__post(t->rt->reactor, &t->post);
+}
+
+/* A join runs the task where it is, without a switch or a wake: the two could not do anything apart. As long as there is stack enough that the
+ * task has no less than it may count on. */
+static bool help(shunt_task_t *t, shunt__strand_t *s, bool joined) {
+  if (s->ops != &fiber_ops) return false;
+  fiber_t *f = s->owner;
+  loop_t *l = f->loop;
+  if (t->rt != l->rt || !t->post.at || (char *)&f - (char *)f->stack < (ptrdiff_t)(l->stacks.stack_size / 2)) return false;
+  unready(l, &t->post);
+  run(t, s, joined);
+  return true;
 }
 
 static int open_loop(shunt_t *rt) {
@@ -287,4 +309,4 @@ static bool close_loop(shunt_t *rt) {
 }
 
 const shunt__lane_ops_t shunt__loop_lane = {
-    .name = "loop", .open = open_loop, .push = push, .end = shunt__end_here, .close = close_loop};
+    .name = "loop", .open = open_loop, .push = push, .end = shunt__end_here, .help = help, .close = close_loop};

@@ -230,7 +230,7 @@ static int uplink_sleep(shunt__strand_t *s, uint64_t deadline) {
   return w.no_room ? UV_EAGAIN : 0;
 }
 
-static const shunt__strand_ops_t worker_ops = {uplink_sleep, shunt__thread_yield, false};
+static const shunt__strand_ops_t worker_ops = {uplink_sleep, shunt__thread_yield, SHUNT__HELPS_NEVER};
 
 /* ---- the uplink lane ---- */
 

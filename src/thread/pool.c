@@ -237,7 +237,7 @@ static int worker_sleep(shunt__strand_t *s, uint64_t deadline) {
   return stuck ? UV_EAGAIN : 0;
 }
 
-static const shunt__strand_ops_t worker_ops = {worker_sleep, shunt__thread_yield, true};
+static const shunt__strand_ops_t worker_ops = {worker_sleep, shunt__thread_yield, SHUNT__HELPS};
 
 /* ---- the lane ---- */
 
