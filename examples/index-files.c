@@ -18,6 +18,8 @@
 #include <unistd.h>
 #include <zlib.h>
 
+enum { FIRST_ROOM = 32 << 10 }; /* doubled until it is enough, or TEXT_MAX */
+
 static void *system_error(void) { return (void *)uv_strerror(-errno); }
 
 /* O_NONBLOCK: between the listing and now, a file may have become a pipe that nobody writes to. */
@@ -31,24 +33,34 @@ static int open_regular(const char *path) {
   return -1;
 }
 
+/* A source of bytes, be it a file or what zlib makes of one. */
+typedef ssize_t (*read_fn)(void *source, void *to, unsigned size);
+
 static ssize_t read_some(void *fd, void *to, unsigned size) { return read(*(int *)fd, to, size); }
 static ssize_t unpack_some(void *gz, void *to, unsigned size) { return gzread(gz, to, size); }
 
-/* Fills a text from a source of bytes until there are no more, or TEXT_MAX of them. Room for the largest text
- * is cheap: pages that are never touched cost nothing, and the rest is given back at the end. NULL, with
- * errno set, on failure. */
-static struct text *read_text(ssize_t (*some)(void *from, void *to, unsigned size), void *from) {
-  struct text *text = malloc(sizeof *text + TEXT_MAX);
-  if (text == NULL) return NULL;
+/* Fills the text up to room. 0 at the end of the source, -1 and errno on failure. */
+static ssize_t fill(struct text *text, size_t room, read_fn some, void *source) {
   ssize_t n = 1;
-  for (text->size = 0; n > 0 && text->size < TEXT_MAX; text->size += n > 0 ? (size_t)n : 0)
-    n = some(from, text->bytes + text->size, (unsigned)(TEXT_MAX - text->size));
-  if (n < 0) {
-    free(text);
-    return NULL;
+  while (n > 0 && text->size < room) {
+    n = some(source, text->bytes + text->size, (unsigned)(room - text->size));
+    if (n > 0) text->size += (size_t)n;
   }
-  struct text *trimmed = realloc(text, sizeof *text + text->size);
-  return trimmed != NULL ? trimmed : text;
+  return n;
+}
+
+/* A text of all bytes of the source, or the first TEXT_MAX of them. NULL and errno on failure. */
+static struct text *read_text(read_fn some, void *source) {
+  struct text *text = calloc(1, sizeof *text);
+  ssize_t n = 1;
+  for (size_t room = FIRST_ROOM; text != NULL && n > 0 && room <= TEXT_MAX; room *= 2) {
+    struct text *larger = realloc(text, sizeof *text + room);
+    if (larger != NULL) text = larger;
+    n = larger != NULL ? fill(text, room, some, source) : -1;
+  }
+  if (n >= 0) return text;
+  free(text);
+  return NULL;
 }
 
 void *read_plain(void *arg) {

@@ -86,40 +86,21 @@ static bool count_words(struct table *t, struct text *text) {
   return true;
 }
 
-static int by_word(const void *a, const void *b) {
-  const struct slot *x = a, *y = b;
-  int order = memcmp(x->letters, y->letters, x->length < y->length ? x->length : y->length);
-  return order != 0 ? order : (x->length > y->length) - (x->length < y->length);
-}
-
-/* Moves the words to the front of the table, which then is none any more, and sorts them: what the index
- * sorts later is half sorted here, where more than one core can do so. Returns how many bytes their entries
- * take. */
-static size_t sort_words(struct table *t) {
-  size_t n = 0, size = 0;
-  for (size_t i = 0; i < t->size; i++) {
-    if (t->slots[i].letters == NULL) continue;
-    size += sizeof t->slots[i].count + 1 + t->slots[i].length;
-    t->slots[n++] = t->slots[i];
-  }
-  if (n > 0) qsort(t->slots, n, sizeof *t->slots, by_word);
+static size_t entries_size(const struct table *t) {
+  size_t size = 0;
+  for (const struct slot *s = t->slots; s < t->slots + t->size; s++)
+    if (s->letters != NULL) size += sizeof s->count + 1 + s->length;
   return size;
 }
 
 /* An entry: the count, the length in one byte, the letters. Unaligned, hence memcpy. */
-static unsigned char *put_word(unsigned char *at, const struct slot *slot) {
-  memcpy(at, &slot->count, sizeof slot->count);
-  at += sizeof slot->count;
-  *at++ = (unsigned char)slot->length;
-  return mempcpy(at, slot->letters, slot->length);
-}
-
-const unsigned char *next_word(struct word *word, const unsigned char *at) {
-  memcpy(&word->count, at, sizeof word->count);
-  at += sizeof word->count;
-  word->length = *at++;
-  word->letters = (const char *)at;
-  return at + word->length;
+static void put_entries(unsigned char *at, const struct table *t) {
+  for (const struct slot *s = t->slots; s < t->slots + t->size; s++) {
+    if (s->letters == NULL) continue;
+    at = mempcpy(at, &s->count, sizeof s->count);
+    *at++ = (unsigned char)s->length;
+    at = mempcpy(at, s->letters, s->length);
+  }
 }
 
 struct digest *digest_text(struct text *text, void *(*alloc)(size_t size)) {
@@ -129,15 +110,38 @@ struct digest *digest_text(struct text *text, void *(*alloc)(size_t size)) {
   bool binary = memchr(text->bytes, 0, text->size < BINARY_LOOK ? text->size : BINARY_LOOK) != NULL;
 
   sha256(hash, text->bytes, text->size); /* first: counting folds the text */
-  if ((binary || count_words(&t, text)) && (digest = alloc(sizeof *digest + sort_words(&t))) != NULL) {
-    unsigned char *at = digest->entries;
+  if ((binary || count_words(&t, text)) && (digest = alloc(sizeof *digest + entries_size(&t))) != NULL) {
     *digest = (struct digest){.size = text->size, .words = t.words, .distinct = (uint32_t)t.used};
     digest->binary = binary;
     memcpy(digest->sha256, hash, sizeof hash);
-    for (size_t i = 0; i < t.used; i++) at = put_word(at, &t.slots[i]);
+    put_entries(digest->entries, &t);
   }
   free(t.slots);
   return digest;
+}
+
+struct row *digest_rows(struct row *rows, const struct digest *digest, uint32_t file) {
+  const unsigned char *at = digest->entries;
+  for (uint32_t i = 0; i < digest->distinct; i++, rows++) {
+    rows->file = file;
+    memcpy(&rows->count, at, sizeof rows->count);
+    rows->length = at[sizeof rows->count];
+    rows->letters = (const char *)at + sizeof rows->count + 1;
+    at = (const unsigned char *)rows->letters + rows->length;
+  }
+  return rows;
+}
+
+static int by_word(const void *a, const void *b) {
+  const struct row *x = a, *y = b;
+  int order = memcmp(x->letters, y->letters, x->length < y->length ? x->length : y->length);
+  if (order != 0) return order;
+  if (x->length != y->length) return x->length < y->length ? -1 : 1;
+  return x->file < y->file ? -1 : 1; /* a word has one row for a file */
+}
+
+void sort_rows(struct row *rows, size_t count) {
+  if (count > 0) qsort(rows, count, sizeof *rows, by_word);
 }
 
 bool fold_word(char *s) {

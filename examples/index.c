@@ -2,7 +2,8 @@
  *
  *     loop      one task walks the trees and starts a task for each file, which leads its file through the
  *               steps; another draws the progress bar. They mostly wait, and that costs them a stack page
- *     thread    lists directories, reads files, unpacks .gz with zlib, writes to SQLite: calls that block
+ *     thread    lists directories, reads files, unpacks .gz with zlib, writes to SQLite: calls that block.
+ *               And sorts what is to be written, by reference: where megabytes need not travel
  *     process   finds the words of a text and its SHA-256: bytes in, bytes out, on a core of its own. Should
  *               a worker die, another does its text again
  *
@@ -23,7 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LOOK_AHEAD = 64, BATCH_MAX = 1 << 20 };
+enum { LOOK_AHEAD = 64, BATCH_ROWS = 100000 };
 
 struct file {
   struct run *run;
@@ -32,14 +33,15 @@ struct file {
   shunt_task_t *task;          /* leads this file through the steps */
   shunt_task_t *digesting;     /* owns the digest; without shunt there is none, and the file owns it */
   const struct digest *digest; /* NULL: not yet, or skipped */
-  size_t digest_size;
+  uint32_t id;                 /* in the index */
   char path[];
 };
 
 struct batch {
   struct store *store;
   struct file *first, **end; /* in the order in which they came */
-  size_t size;
+  struct row *rows;          /* all their words */
+  size_t room, count;        /* how many rows there will be at most, and how many there are */
 };
 
 struct directory {
@@ -55,8 +57,9 @@ struct run {
   struct directory *todo;
   struct file *window[LOOK_AHEAD]; /* file number n is at n % LOOK_AHEAD */
   size_t started, taken;           /* how many files were; those in between are under way */
+  uint32_t indexed;                /* how many of them will be in the index */
   struct batch filling, written;
-  shunt_task_t *writing;           /* the task that writes the latter; NULL: none */
+  shunt_task_t *writing;           /* writes the latter; NULL: nobody does */
   struct report *report;
 };
 
@@ -74,19 +77,15 @@ static int finish(struct run *run, shunt_task_t *t, void **result) {
   return err;
 }
 
-static shunt_task_t *submit_async(struct run *run, shunt_fn fn, void *arg) {
-  return shunt_submit(run->shunt, fn, arg, SHUNT_WITH(.kind = SHUNT_ASYNC));
+static shunt_task_t *submit(struct run *run, shunt_kind_t kind, shunt_fn fn, void *arg) {
+  return shunt_submit(run->shunt, fn, arg, SHUNT_WITH(.kind = kind));
 }
 
-static shunt_task_t *submit_blocking(struct run *run, shunt_fn fn, void *arg) {
-  return shunt_submit(run->shunt, fn, arg, SHUNT_WITH(.kind = SHUNT_BLOCKING));
-}
-
-/* Calls fn(arg), which may block and returns what went wrong, in words. So does this. */
-static const char *on_thread(struct run *run, shunt_fn fn, void *arg) {
+/* Calls fn(arg), which blocks or computes, on a thread. Returns what fn does: what went wrong, in words. */
+static const char *on_thread(struct run *run, shunt_kind_t kind, shunt_fn fn, void *arg) {
   void *problem = NULL;
   if (run->shunt == NULL) return fn(arg);
-  int err = finish(run, submit_blocking(run, fn, arg), &problem);
+  int err = finish(run, submit(run, kind, fn, arg), &problem);
   return err == 0 ? problem : shunt_strerror(err);
 }
 
@@ -108,7 +107,7 @@ static const char *in_process(struct run *run, struct file *f) {
   free(f->source.text); /* the task has a copy */
   f->source.text = NULL;
   int err = finish(run, shunt_retain(f->digesting), NULL);
-  f->digest = shunt_result(f->digesting, &f->digest_size);
+  f->digest = shunt_result(f->digesting, NULL);
   return err == 0 ? NULL : shunt_strerror(err);
 }
 
@@ -126,10 +125,11 @@ static bool is_gzip(const char *path) {
 static void *index_file(void *arg) {
   struct file *f = arg;
   struct run *run = f->run;
-  const char *problem = on_thread(run, is_gzip(f->source.path) ? read_gzip : read_plain, &f->source);
+  shunt_fn read_it = is_gzip(f->path) ? read_gzip : read_plain;
+  const char *problem = on_thread(run, SHUNT_BLOCKING, read_it, &f->source);
   if (problem == NULL) problem = in_process(run, f);
   free(f->source.text);
-  if (problem != NULL) skip(run, f->source.path, problem);
+  if (problem != NULL) skip(run, f->path, problem);
   return NULL;
 }
 
@@ -140,22 +140,24 @@ static void end_file(struct run *run, struct file *f) {
   free(f);
 }
 
-/* ---- writing: one task at a time, with all that has come meanwhile ------------------------------------- */
+/* ---- a batch of files: sorted on a thread, while another thread writes the batch before ---------------- */
+
+static void *sort_batch(void *arg) {
+  struct batch *batch = arg;
+  struct row *end = batch->rows = malloc((batch->room + 1) * sizeof *end);
+  if (end == NULL) return (void *)shunt_strerror(UV_ENOMEM);
+  for (struct file *f = batch->first; f != NULL; f = f->next) end = digest_rows(end, f->digest, f->id);
+  batch->count = (size_t)(end - batch->rows);
+  sort_rows(batch->rows, batch->count);
+  return NULL;
+}
 
 static void *write_batch(void *arg) {
   struct batch *batch = arg;
   const char *problem = NULL;
   for (struct file *f = batch->first; f != NULL && problem == NULL; f = f->next)
-    if (f->digest != NULL) problem = store_add(batch->store, f->path, f->digest);
-  return (void *)problem;
-}
-
-static void start_writing(struct run *run) {
-  run->written = run->filling;
-  run->filling = (struct batch){.store = run->store, .end = &run->filling.first};
-  if (stopping(run)) return;
-  if (run->shunt == NULL) run->problem = write_batch(&run->written);
-  else run->writing = submit_blocking(run, write_batch, &run->written);
+    problem = store_add_file(batch->store, f->id, f->path, f->digest);
+  return (void *)(problem != NULL ? problem : store_add_rows(batch->store, batch->rows, batch->count));
 }
 
 static void finish_writing(struct run *run) {
@@ -164,16 +166,28 @@ static void finish_writing(struct run *run) {
   run->writing = NULL;
   if (run->problem == NULL) run->problem = err == 0 ? problem : shunt_strerror(err);
   for (struct file *f; (f = run->written.first) != NULL; end_file(run, f)) run->written.first = f->next;
+  free(run->written.rows);
+  run->written = (struct batch){0};
 }
 
-/* The writer takes what there is as soon as it is free; it is waited for only when too much has gathered. */
-static void add_to_batch(struct run *run, struct file *f) {
-  *run->filling.end = f;
-  run->filling.end = &f->next;
-  run->filling.size += sizeof *f + f->digest_size;
-  if (run->writing != NULL && !shunt_done(run->writing) && run->filling.size < BATCH_MAX) return;
+/* Has the batch that was filled written, and turns to the next one meanwhile. */
+static void start_writing(struct run *run) {
+  if (!stopping(run)) run->problem = on_thread(run, SHUNT_CPU, sort_batch, &run->filling);
   finish_writing(run);
-  start_writing(run);
+  run->written = run->filling;
+  run->filling = (struct batch){.store = run->store, .end = &run->filling.first};
+  if (stopping(run)) return;
+  if (run->shunt == NULL) run->problem = write_batch(&run->written);
+  else run->writing = submit(run, SHUNT_BLOCKING, write_batch, &run->written);
+}
+
+static void add_to_batch(struct run *run, struct file *f) {
+  struct batch *batch = &run->filling;
+  f->id = ++run->indexed;
+  *batch->end = f;
+  batch->end = &f->next;
+  batch->room += f->digest->distinct + 1; /* so that files without words fill it, too */
+  if (batch->room >= BATCH_ROWS) start_writing(run);
 }
 
 /* ---- all files: the walker, a task on the loop too ----------------------------------------------------- */
@@ -182,7 +196,8 @@ static void take_oldest(struct run *run) {
   struct file *f = run->window[run->taken++ % LOOK_AHEAD];
   int err = f->task != NULL ? finish(run, f->task, NULL) : 0;
   if (err != 0) skip(run, f->path, shunt_strerror(err));
-  add_to_batch(run, f);
+  if (f->digest != NULL) add_to_batch(run, f);
+  else end_file(run, f);
   if (run->shunt == NULL) report_progress(run->report, 0);
 }
 
@@ -197,7 +212,7 @@ static void start_file(struct run *run, const char *path) {
   f->source.path = strcpy(f->path, path);
   run->window[run->started++ % LOOK_AHEAD] = f;
   if (run->shunt == NULL) index_file(f);
-  else f->task = submit_async(run, index_file, f);
+  else f->task = submit(run, SHUNT_ASYNC, index_file, f);
 }
 
 static void add_directory(struct run *run, const char *path) {
@@ -227,7 +242,7 @@ static void walk(struct run *run) {
     struct directory *d = run->todo;
     struct listing listing = {.path = d->path};
     run->todo = d->next;
-    const char *problem = stopping(run) ? NULL : on_thread(run, list_directory, &listing);
+    const char *problem = stopping(run) ? NULL : on_thread(run, SHUNT_BLOCKING, list_directory, &listing);
     if (problem != NULL) skip(run, d->path, problem);
     for (int i = 0; i < listing.count && !stopping(run); i++) visit(run, d->path, listing.entries[i]);
     free_listing(&listing);
@@ -241,10 +256,9 @@ static void *index_trees(void *arg) {
   for (char **root = run->options->roots; *root != NULL; root++) add_directory(run, *root);
   walk(run);
   while (run->taken < run->started) take_oldest(run);
-  finish_writing(run);
   start_writing(run);
   finish_writing(run);
-  if (!stopping(run)) run->problem = on_thread(run, store_finish, run->store);
+  if (!stopping(run)) run->problem = on_thread(run, SHUNT_BLOCKING, store_finish, run->store);
   return NULL;
 }
 
@@ -269,7 +283,7 @@ static void *count_files(void *roots) {
 static void *show_progress(void *arg) {
   struct run *run = arg;
   void *expected = NULL;
-  shunt_task_t *count = submit_blocking(run, count_files, run->options->roots);
+  shunt_task_t *count = submit(run, SHUNT_BLOCKING, count_files, run->options->roots);
   while (shunt_await_for(count, 100, &expected) == UV_ETIMEDOUT) report_progress(run->report, 0);
   while (shunt_sleep(100) == 0) report_progress(run->report, (uintptr_t)expected);
   finish(run, count, NULL);
@@ -280,8 +294,8 @@ static void *show_progress(void *arg) {
 
 /* Starts the two tasks that see to all the others, and waits with an eye on signals. */
 static void lead(struct run *run) {
-  shunt_task_t *work = submit_async(run, index_trees, run);
-  shunt_task_t *bar = submit_async(run, show_progress, run);
+  shunt_task_t *work = submit(run, SHUNT_ASYNC, index_trees, run);
+  shunt_task_t *bar = submit(run, SHUNT_ASYNC, show_progress, run);
   while (shunt_await_for(work, 100, NULL) == UV_ETIMEDOUT)
     if (interrupted() != 0) shunt_cancel(work);
   shunt_cancel(bar);

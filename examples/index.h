@@ -49,24 +49,29 @@ void sha256(unsigned char digest[32], const void *data, size_t size);
 /* What there is to know of a text, again as one run of bytes. */
 struct digest {
   unsigned char sha256[32];
-  uint64_t size;       /* of the text */
-  uint64_t words;      /* all of them */
-  uint32_t distinct;   /* as many entries follow, sorted by word: see next_word() */
-  uint32_t binary;     /* not text: there are no words */
+  uint64_t size;     /* of the text */
+  uint64_t words;    /* all of them */
+  uint32_t distinct; /* as many entries follow, see digest_rows() */
+  uint32_t binary;   /* not text: there are no words */
   unsigned char entries[];
 };
 
-struct word {
-  uint32_t count;
+/* A word of a file. */
+struct row {
+  const char *letters; /* in the digest */
   uint32_t length;
-  const char *letters;
+  uint32_t count;
+  uint32_t file;
 };
 
 /* Changes the text. The digest comes from alloc; NULL when there is no memory. */
 struct digest *digest_text(struct text *text, void *(*alloc)(size_t size));
 
-/* Reads the entry at `at` and returns where the next one is. */
-const unsigned char *next_word(struct word *word, const unsigned char *at);
+/* Makes rows of a digest's words, and returns where the next rows may go. */
+struct row *digest_rows(struct row *rows, const struct digest *digest, uint32_t file);
+
+/* By word, then by file. */
+void sort_rows(struct row *rows, size_t count);
 
 /* Folds s in place as the words of a text are, and says whether it is one whole word. */
 bool fold_word(char *s);
@@ -78,8 +83,9 @@ bool fold_word(char *s);
 struct store;
 
 const char *store_create(struct store **out, const char *path);
-const char *store_add(struct store *store, const char *path, const struct digest *digest);
-void *store_finish(void *store);                  /* sorts the last rows in, and commits */
+const char *store_add_file(struct store *store, uint32_t id, const char *path, const struct digest *digest);
+const char *store_add_rows(struct store *store, const struct row *rows, size_t count);
+void *store_finish(void *store);                  /* commits */
 void store_close(struct store *store, bool keep); /* keep: the file stays */
 const char *store_publish(const char *part, const char *path);
 
