@@ -117,7 +117,7 @@ typedef enum {
 
 /* Where a task runs. */
 typedef enum {
-  SHUNT_LANE_ANY = 0, /* as an option: by kind. In shunt_info: it never ran */
+  SHUNT_LANE_ANY = 0, /* as an option: by kind. In shunt_info: it was refused at submit */
   SHUNT_LANE_LOOP,
   SHUNT_LANE_THREAD,
   SHUNT_LANE_PROCESS
@@ -129,7 +129,8 @@ enum {
   SHUNT_IDEMPOTENT = 2, /* may run again when its worker process dies under it (three attempts in all) */
   SHUNT_LOOP_OK = 4,    /* auto may run it on the loop: it holds no lock across a wait and needs little stack */
   SHUNT_WAIT = 8        /* submit waits for room where it would have failed with UV_EAGAIN; it still does in a libuv callback, which
-                           cannot wait, and fails with UV_ECANCELED or UV_ETIMEDOUT when the submitting task shall end */
+                           cannot wait, and in a worker process; and fails with UV_ECANCELED or UV_ETIMEDOUT when the submitting task shall
+                           end. The new task's own timeout runs meanwhile, but does not end this wait */
 };
 
 /* ---- runtime ------------------------------------------------------------------------------------------------------------------ */
@@ -167,7 +168,8 @@ SHUNT_API SHUNT_MUST_USE int shunt_start(shunt_t **out, const shunt_options_t *o
  * though its function may still touch its argument.)
  *
  * The runtime itself is never freed: a submit that comes too late, or a second stop, finds a closed door. Waits. Not from a task of this runtime and not from the loop's thread (SHUNT_EDEADLK), not in a worker process (UV_EPERM). A second call returns SHUNT_ECLOSED.
- * Returns 0, or SHUNT_EABANDONED when something was left behind. */
+ * With SHUNT_FOREVER it waits for every function to return, a by-value one that is past its deadline included. Returns 0, or
+ * SHUNT_EABANDONED when something was left behind: a function that still runs, and what of the runtime it may use. */
 SHUNT_API int shunt_stop(shunt_t *s, uint64_t grace_ms);
 
 /* The runtime's libuv loop, for use on the loop's thread: in a task on the loop, or in a callback of that loop. NULL in a worker. */
@@ -196,6 +198,7 @@ typedef struct {
  *     UV_ENOMEM      no memory for the task
  *     SHUNT_ECLOSED  the runtime is stopping
  *     SHUNT_EBYREF   by reference, from inside a worker process
+ *     UV_ECANCELED   its scope has been cancelled
  * A task submitted in a worker process runs where the parent places it, on any lane. */
 SHUNT_API SHUNT_MUST_USE shunt_task_t *shunt_submit(shunt_t *s, shunt_fn fn, void *arg, const shunt_task_options_t *options);
 
@@ -228,7 +231,7 @@ SHUNT_API int shunt_await_all(shunt_task_t *const tasks[], size_t n, uint64_t ti
 
 /* Waits until t has settled, hands out the result of a by-reference task (NULL for a by-value one: use shunt_collect), and releases t.
  * It does not run from a cancel of the awaiting task, which it passes on to t; so after it a by-reference argument is free again.
- * Returns t's status. SHUNT_EDEADLK: see "Waiting"; t is then *not* released. */
+ * Returns t's status. SHUNT_EDEADLK: it cannot wait here (see "Waiting" and shunt_await); t is then *not* released. */
 SHUNT_API int shunt_join(shunt_task_t *t, void **result);
 
 /* Joins a by-value task and copies its result into buf; a shorter result leaves the rest of buf as it was. Returns t's status; t is released.
@@ -318,7 +321,8 @@ SHUNT_API void shunt_scope_cancel(shunt_scope_t *scope);
 
 /* Waits until every member has settled and frees the scope. Returns 0 or the status of the first member that failed (UV_ECANCELED after
  * shunt_scope_cancel). A cancel of the closing task cancels the scope; close still waits. Handles of members remain the submitter's to
- * release. SHUNT_EDEADLK: see "Waiting"; the scope then stays open. Only one thread closes, and none submits meanwhile but the members. */
+ * release. SHUNT_EDEADLK: it cannot wait here (see shunt_join); the scope then stays open. Only one thread closes; meanwhile none but the
+ * members may submit into the scope or cancel it. */
 SHUNT_API int shunt_scope_close(shunt_scope_t *scope);
 
 /* ---- inside a task ------------------------------------------------------------------------------------------------------------ */
@@ -366,7 +370,7 @@ SHUNT_API void *shunt_fail(int error, const char *format, ...) SHUNT_PRINTF(2, 3
 
 /* ---- words -------------------------------------------------------------------------------------------------------------------- */
 
-/* An error of libuv's or ours in words, and by name ("UV_EINVAL", "SHUNT_ECRASHED"). Static strings, "unknown error" / "UNKNOWN" for anything else. */
+/* An error of libuv's or ours in words, and by name ("UV_EINVAL", "SHUNT_ECRASHED", "OK" for 0). Static strings, "unknown error" / "UNKNOWN" for anything else. */
 SHUNT_API const char *shunt_strerror(int error);
 SHUNT_API const char *shunt_err_name(int error);
 

@@ -48,8 +48,8 @@ static int park_until_one(shunt__strand_t *s, shunt_task_t *const tasks[], size_
   for (int err;;) {
     int i = first_settled(tasks, n);
     if (i >= 0) return i;
-    if ((err = shunt__told(s->frame)) && heed == HEED_CANCEL) return err;
-    if (err && !passed_on) {
+    if (heed == HEED_CANCEL && (err = shunt__told(s->frame))) return err;
+    if (heed == IGNORE_CANCEL && !passed_on && shunt__asked(s->frame)) {
       passed_on = true;
       shunt_cancel(tasks[0]);
     }
@@ -58,8 +58,7 @@ static int park_until_one(shunt__strand_t *s, shunt_task_t *const tasks[], size_
   }
 }
 
-#define FEW 8        /* nodes on the stack; more are allocated */
-#define MAX_DEPTH 64 /* tasks helped on top of each other */
+#define FEW 8 /* nodes on the stack; more are allocated */
 
 static int wait_any(shunt__strand_t *s, shunt_task_t *const tasks[], size_t n, uint64_t deadline, int heed) {
   node_t few[FEW], *nodes = n <= FEW ? few : malloc(n * sizeof *nodes);
@@ -79,28 +78,41 @@ static int wait_any(shunt__strand_t *s, shunt_task_t *const tasks[], size_t n, u
 /* ---- one ---- */
 
 /* Running t here instead of waiting for it. Not for a wait with a limit and not in a task with a deadline, which running in place could
- * not keep; on the loop only for a join, as any other wait shall end when the waiting task is cancelled; and not without end, as each
- * helping lies on the last one's stack. */
+ * not keep; on the loop only for a join, as any other wait shall end when the waiting task is cancelled. Whether there is stack enough is for the
+ * lane to say. */
 static bool may_help(const shunt_task_t *t, const shunt__strand_t *s, uint64_t deadline, int heed) {
   const shunt__lane_ops_t *lane = atomic_load(&t->ops);
   if (!lane->help || deadline != SHUNT__NEVER) return false;
   if (s->ops->helps == SHUNT__HELPS_NEVER || (s->ops->helps == SHUNT__HELPS_JOINS && heed == HEED_CANCEL)) return false;
   if (t->by_value && t->alarm.when) return false; /* settles at its deadline, whether its function has returned or not */
-  return !s->frame || (!s->frame->limited && s->frame->depth < MAX_DEPTH);
+  return !(s->frame && s->frame->limited) && !shunt__asked(s->frame);
+}
+
+/* It may come to nothing: t is not queued, or this is no place for it, or a cancel takes it just then. The wait goes on in any case. */
+static void help(shunt_task_t *t, shunt__strand_t *s, int heed) {
+  shunt__hold(t->rt);
+  if (!shunt__settled(t)) atomic_load(&t->ops)->help(t, s, heed == IGNORE_CANCEL);
+  shunt__less_in_flight(t->rt);
+}
+
+static bool waits_for_itself(const shunt__strand_t *s, const shunt_task_t *t) {
+  for (const shunt__frame_t *f = s->frame; f; f = f->outer)
+    if (f->task == t) return true;
+  return false;
 }
 
 static int wait_one(shunt_task_t *t, uint64_t deadline, int heed) {
   if (shunt__settled(t)) return 0;
   shunt__strand_t *s = shunt__strand();
   if (!s) return UV_ENOMEM;
-  for (shunt__frame_t *f = s->frame; f; f = f->outer)
-    if (f->task == t) return SHUNT_EDEADLK;
-  if (may_help(t, s, deadline, heed) && !shunt__told(s->frame) && atomic_load(&t->ops)->help(t, s, heed == IGNORE_CANCEL)) return 0;
+  if (waits_for_itself(s, t)) return SHUNT_EDEADLK;
+  if (may_help(t, s, deadline, heed)) help(t, s, heed);
   int i = wait_any(s, &t, 1, deadline, heed);
   return i < 0 ? i : 0;
 }
 
-int shunt__wait_to_end(shunt_task_t *t) { return wait_one(t, SHUNT__NEVER, IGNORE_CANCEL); }
+/* Every reason not to wait is one to its callers, who then keep what they would have released. */
+int shunt__wait_to_end(shunt_task_t *t) { return wait_one(t, SHUNT__NEVER, IGNORE_CANCEL) ? SHUNT_EDEADLK : 0; }
 
 static int result_of(shunt_task_t *t, void **result) {
   int status = shunt_status(t);
@@ -122,7 +134,7 @@ int shunt_await_for(shunt_task_t *t, uint64_t timeout_ms, void **result) {
 }
 
 int shunt_join(shunt_task_t *t, void **result) {
-  int err = wait_one(t, SHUNT__NEVER, IGNORE_CANCEL);
+  int err = shunt__wait_to_end(t);
   if (result) *result = NULL;
   if (err) return err;
   err = result_of(t, t->by_value ? NULL : result);
@@ -132,7 +144,7 @@ int shunt_join(shunt_task_t *t, void **result) {
 
 int shunt_collect(shunt_task_t *t, void *buf, size_t size) {
   if (!t->by_value) return UV_EINVAL;
-  int err = wait_one(t, SHUNT__NEVER, IGNORE_CANCEL);
+  int err = shunt__wait_to_end(t);
   if (err) return err;
   const shunt__block_t *b = t->outcome.block;
   if (b && b->size > size) return UV_EMSGSIZE;
@@ -147,7 +159,10 @@ int shunt_await_any(shunt_task_t *const tasks[], size_t n, uint64_t timeout_ms) 
   int i = first_settled(tasks, n);
   if (i >= 0) return i;
   shunt__strand_t *s = shunt__strand();
-  return s ? wait_any(s, tasks, n, shunt__deadline(timeout_ms), HEED_CANCEL) : UV_ENOMEM;
+  if (!s) return UV_ENOMEM;
+  size_t own = 0;
+  while (own < n && waits_for_itself(s, tasks[own])) own++;
+  return own == n ? SHUNT_EDEADLK : wait_any(s, tasks, n, shunt__deadline(timeout_ms), HEED_CANCEL);
 }
 
 int shunt_await_all(shunt_task_t *const tasks[], size_t n, uint64_t timeout_ms) {

@@ -64,7 +64,9 @@ int shunt__deadlines_open(shunt_t *rt) {
 int shunt__deadline_watch(shunt_task_t *t) {
   shunt_t *rt = t->rt;
   pthread_mutex_lock(&rt->deadlines.lock);
-  bool set = shunt__alarm_set(&rt->deadlines.alarms, &t->alarm);
+  /* One that is settling has been to shunt__deadline_forget, or will come to it after us. */
+  uint32_t phase = shunt__phase(atomic_load_explicit(&t->state, memory_order_relaxed));
+  bool over = phase == SHUNT__SETTLING, set = over || shunt__alarm_set(&rt->deadlines.alarms, &t->alarm);
   bool post = set && shunt__alarm_first(&rt->deadlines.alarms) == &t->alarm && !rt->deadlines.posted;
   if (post) rt->deadlines.posted = true;
   pthread_mutex_unlock(&rt->deadlines.lock);

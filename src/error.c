@@ -34,6 +34,7 @@ const char *shunt_strerror(int error) {
 }
 
 const char *shunt_err_name(int error) {
+  if (error == 0) return "OK";
   LOOK_UP(ours, error, name)
   LOOK_UP(theirs, error, name)
   return "UNKNOWN";

@@ -28,7 +28,13 @@ typedef struct {
 } then_t;
 
 /* Until it is pushed to its lane, a task that follows can only be withdrawn. */
-const shunt__lane_ops_t shunt__not_yet = {.name = "none yet", .end = shunt__end_here};
+static shunt_cancel_t end_not_yet(shunt_task_t *t, int status) {
+  if (shunt__withdraw(t, status)) return SHUNT_WITHDRAWN;
+  const shunt__lane_ops_t *lane = atomic_load(&t->ops); /* it has settled, or been pushed meanwhile */
+  return lane == &shunt__not_yet ? SHUNT_TOO_LATE : lane->end(t, status);
+}
+
+const shunt__lane_ops_t shunt__not_yet = {.name = "none yet", .end = end_not_yet};
 
 static bool take_result(shunt_task_t *next, const shunt__outcome_t *o) {
   if (!next->by_value) {
@@ -38,8 +44,7 @@ static bool take_result(shunt_task_t *next, const shunt__outcome_t *o) {
   return shunt__task_fill(next, o->block ? o->block->data : NULL, o->block ? o->block->size : 0);
 }
 
-static void go_on(shunt__waiter_t *w) {
-  then_t *then = (then_t *)w;
+static void go_on(then_t *then) {
   shunt_task_t *t = then->before, *next = then->next;
   const shunt__outcome_t *o = &t->outcome;
   atomic_store_explicit(&t->observed, true, memory_order_relaxed); /* what it failed with is passed on */
@@ -58,10 +63,30 @@ static void go_on(shunt__waiter_t *w) {
   free(then);
 }
 
+/* A failure passes down a chain of any length: the first on this thread works off what the others add, instead of each calling the next. Nothing in
+ * here suspends, so a thread's list is as good as a fiber's. */
+static void turn_comes(shunt__waiter_t *w) {
+  static _Thread_local then_t *first, **end; /* end: NULL while nobody works */
+  then_t *then = (then_t *)w;
+  w->next = NULL;
+  if (end) {
+    *end = then;
+    end = (then_t **)&w->next;
+    return;
+  }
+  first = then;
+  end = (then_t **)&w->next;
+  while ((then = first)) {
+    if (!(first = (then_t *)then->waiter.next)) end = &first;
+    go_on(then);
+  }
+  end = NULL;
+}
+
 bool shunt__follow(shunt_task_t *before, shunt_task_t *next) {
   then_t *then = malloc(sizeof *then);
   if (!then) return false;
-  *then = (then_t){.waiter.wake = go_on, .before = shunt_retain(before), .next = next};
+  *then = (then_t){.waiter.wake = turn_comes, .before = shunt_retain(before), .next = next};
   follow(before, &then->waiter);
   return true;
 }

@@ -66,6 +66,10 @@ void shunt__wake_room(shunt_t *rt);                  /* those who wait to be adm
 
 int shunt__stay(shunt_t *rt); /* in flight, and nothing more: 0 or SHUNT_ECLOSED */
 
+/* The same for a call about a task that has not settled: look at that again afterwards, and the lanes are there until
+ * shunt__less_in_flight. */
+static inline void shunt__hold(shunt_t *rt) { atomic_fetch_add(&rt->in_flight, 1); }
+
 /* await.c: waits until t has settled; a cancel of the waiting task is passed on to t. 0, or why it could not wait. */
 int shunt__wait_to_end(shunt_task_t *t);
 

@@ -41,15 +41,21 @@ void shunt__live_remove(shunt_task_t *t) {
   unlock(busy);
 }
 
-/* A copy of one list, each task retained; *n is how many there are. NULL: none, or no memory to hold them. */
-static shunt_task_t **snapshot(shunt_t *rt, uint32_t i, size_t *n) {
-  size_t count = 0, k = 0;
+#define FEW 32
+
+/* A copy of one list, each task retained, *n of them; in `few`, and only that many, when there is no memory for more. */
+static shunt_task_t **snapshot(shunt_t *rt, uint32_t i, shunt_task_t *few[FEW], size_t *n) {
+  size_t count = 0, room = FEW;
   lock(&rt->alive[i].busy);
   for (shunt_task_t *t = rt->alive[i].first; t; t = t->live_next) count++;
-  shunt_task_t **tasks = count ? malloc(count * sizeof *tasks) : NULL;
-  for (shunt_task_t *t = rt->alive[i].first; t && tasks; t = t->live_next) tasks[k++] = shunt_retain(t);
+  shunt_task_t **tasks = count > FEW ? malloc(count * sizeof(shunt_task_t *)) : NULL;
+  if (tasks)
+    room = count;
+  else
+    tasks = few;
+  *n = 0;
+  for (shunt_task_t *t = rt->alive[i].first; t && *n < room; t = t->live_next) tasks[(*n)++] = shunt_retain(t);
   unlock(&rt->alive[i].busy);
-  *n = count;
   return tasks;
 }
 
@@ -57,13 +63,13 @@ bool shunt__live_each(shunt_t *rt, void (*visit)(shunt_task_t *t)) {
   bool any = false;
   for (uint32_t i = 0; i < SHUNT__SHARDS; i++) {
     size_t n;
-    shunt_task_t **tasks = snapshot(rt, i, &n);
+    shunt_task_t *few[FEW], **tasks = snapshot(rt, i, few, &n);
     any |= n > 0;
-    for (size_t k = 0; k < n && tasks; k++) {
+    for (size_t k = 0; k < n; k++) {
       visit(tasks[k]);
       shunt_release(tasks[k]);
     }
-    free(tasks);
+    if (tasks != few) free(tasks);
   }
   return any;
 }

@@ -7,7 +7,6 @@
 #include "reactor.h"
 
 #include <shunt.h>
-#include <signal.h>
 #include <stddef.h>
 
 #include "strand.h"
@@ -67,7 +66,13 @@ static int cannot_sleep(shunt__strand_t *s, uint64_t deadline) {
   return SHUNT_EDEADLK;
 }
 
-static const shunt__strand_ops_t callback_ops = {cannot_sleep, shunt__thread_yield, SHUNT__HELPS_NEVER};
+static int cannot_wait_fd(shunt__strand_t *s, int fd, int events, uint64_t deadline) {
+  (void)fd;
+  (void)events;
+  return cannot_sleep(s, deadline);
+}
+
+static const shunt__strand_ops_t callback_ops = {cannot_sleep, cannot_wait_fd, shunt__thread_yield, SHUNT__HELPS_NEVER, false};
 
 static void *run(void *arg) {
   shunt__reactor_t *r = arg;
@@ -82,18 +87,14 @@ static void *run(void *arg) {
 }
 
 int shunt__reactor_run(shunt__reactor_t *r) {
-  sigset_t all, old;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &old); /* the program's signals are for the program's threads */
   atomic_store(&r->running, 1);
-  int err = pthread_create(&r->thread, NULL, run, r);
-  pthread_sigmask(SIG_SETMASK, &old, NULL);
-  if (err) atomic_store(&r->running, 0);
+  int err = shunt__thread_create(&r->thread, run, r);
+  r->ran = !err;
   return -err;
 }
 
 bool shunt__reactor_close(shunt__reactor_t *r, uint64_t deadline) {
-  if (!r->thread) { /* never ran */
+  if (!r->ran) {
     end(&r->ending);
     uv_run(&r->loop, UV_RUN_DEFAULT);
   } else {

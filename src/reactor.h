@@ -24,7 +24,8 @@ typedef struct {
   pthread_t thread;
   _Atomic(shunt__post_t *) inbox; /* newest first; anyone pushes, the loop's thread takes all */
   shunt__post_t ending;
-  bool ended;              /* the loop's thread only */
+  bool ran;                  /* there is, or was, a thread */
+  bool ended;                /* the loop's thread only */
   _Atomic(uint32_t) running; /* futex: 1 while a thread is in uv_run */
 } shunt__reactor_t;
 

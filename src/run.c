@@ -12,13 +12,18 @@
 
 /* ---- frames ---- */
 
-int shunt__told(shunt__frame_t *f) {
+int shunt__asked(shunt__frame_t *f) {
   if (!f || f->shields) return 0;
-  if (f->joined && shunt__told(f->outer)) shunt__ask(f->task, SHUNT__CANCEL);
+  if (f->joined && shunt__asked(f->outer)) shunt__ask(f->task, SHUNT__CANCEL);
   uint32_t asked = atomic_load_explicit(f->task->asked, memory_order_relaxed);
   if (!(asked & (SHUNT__CANCEL | SHUNT__LATE))) return 0;
-  f->told = true;
   return asked & SHUNT__LATE ? UV_ETIMEDOUT : UV_ECANCELED;
+}
+
+int shunt__told(shunt__frame_t *f) {
+  int err = shunt__asked(f);
+  if (err) f->told = true;
+  return err;
 }
 
 static void fail(shunt__frame_t *f, int error, char *message) {
@@ -65,7 +70,6 @@ void shunt__run(shunt_task_t *t, shunt__strand_t *s, shunt__frame_t *f) {
       .outer = s->frame,
       .joined = f->joined,
       .limited = t->alarm.when || (outer && outer->limited),
-      .depth = outer ? outer->depth + 1 : 0,
   };
   s->frame = f;
   if (atomic_load_explicit(&t->submitted, memory_order_relaxed)) atomic_store_explicit(&t->started, shunt__now(), memory_order_relaxed);

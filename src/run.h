@@ -16,7 +16,6 @@ struct shunt__frame {
   bool joined;  /* runs in place of a join by `outer`, whose cancel it shares */
   unsigned shields; /* shunt_shield calls that it is in */
   bool limited; /* this task or one below it has a deadline */
-  unsigned depth;
 };
 
 /* Runs t, which the caller has claimed for s, and settles it. *f is the caller's, zero but for `joined`, so that it is still there when the function leaves by
@@ -30,7 +29,9 @@ void shunt__run_waits(shunt__frame_t *f);
 /* The innermost frame of the calling strand, or NULL outside tasks. */
 shunt__frame_t *shunt__frame(void);
 
-/* 0, or what the waits of the task in frame f must return (UV_ECANCELED, UV_ETIMEDOUT). f may be NULL: outside tasks. */
+/* 0, or what the waits of the task in frame f must return (UV_ECANCELED, UV_ETIMEDOUT); with shunt__told the task has been told, with
+ * shunt__asked it has not. f may be NULL: outside tasks. */
 int shunt__told(shunt__frame_t *f);
+int shunt__asked(shunt__frame_t *f);
 
 #endif

@@ -85,9 +85,12 @@ static void member_settled(shunt__waiter_t *w) {
   shunt_scope_t *scope = m->scope;
   int status = m->task->outcome.status;
   if (status) atomic_store_explicit(&m->task->observed, true, memory_order_relaxed); /* close tells of it */
-  if (status && !scope->keep_going) cancel_with(scope, status);
   pthread_mutex_lock(&scope->lock);
+  bool first = status && !scope->keep_going && !scope->closing; /* once, or each that is cancelled would go on to cancel the rest */
   if (status && !scope->first_error) scope->first_error = status;
+  pthread_mutex_unlock(&scope->lock);
+  if (first) cancel_with(scope, status);
+  pthread_mutex_lock(&scope->lock);
   unlink_member(m);
   pthread_mutex_unlock(&scope->lock);
   shunt_release(m->task);
@@ -123,7 +126,7 @@ static shunt_task_t *any_member(shunt_scope_t *scope) {
 
 int shunt_scope_close(shunt_scope_t *scope) {
   for (shunt_task_t *t; (t = any_member(scope));) {
-    if (shunt__told(shunt__frame())) shunt_scope_cancel(scope);
+    if (shunt__asked(shunt__frame())) shunt_scope_cancel(scope);
     bool settled = shunt__settled(t); /* then its settler is about to take it off the list */
     int err = settled ? (sched_yield(), 0) : shunt__wait_to_end(t);
     shunt_release(t);

@@ -51,13 +51,12 @@ static const char *wrong(const shunt_t *rt, shunt_fn fn, const shunt_task_option
 }
 
 /* Puts the task among the live, with its deadline and its scope. An error: one of those could not be had, and it has settled with that. */
-static int enrol(shunt_task_t *t, const shunt_task_options_t *o, uint64_t bound) {
-  uint64_t own = o->timeout_ms ? shunt__deadline(o->timeout_ms) : 0;
+static int enrol(shunt_task_t *t, const shunt_task_options_t *o, uint64_t own, uint64_t bound) {
   int err = 0;
-  shunt__live_add(t);
   t->bound = shunt__earlier(bound, o->scope ? shunt__scope_bound(o->scope) : 0);
   t->alarm.when = shunt__earlier(own, t->bound);
   if (t->alarm.when == SHUNT__NEVER) t->alarm.when = 0;
+  shunt__live_add(t); /* from here on stop may settle it */
   if (t->alarm.when && !t->rt->worker) err = shunt__deadline_watch(t); /* a worker's parent does that */
   if (!err && o->scope) err = shunt__scope_join(o->scope, t);
   if (!err) return 0;
@@ -79,6 +78,7 @@ static shunt_task_t *prepare(shunt_t *rt, shunt_fn fn, const void *arg, const sh
   if (placement.lane == SHUNT_LANE_PROCESS && !by_value)
     return refuse(rt, by_value, UV_EINVAL, "the process lane takes tasks by value only: give arg_size, or SHUNT_BY_VALUE");
   if (!rt->worker) o.lane = placement.lane; /* else the parent places it */
+  uint64_t own = o.timeout_ms ? shunt__deadline(o.timeout_ms) : 0; /* before a wait for room */
   int err = shunt__admit(rt, o.flags & SHUNT_WAIT);
   if (err == UV_EAGAIN) return refuse(rt, by_value, err, "%zu tasks are waiting to start (max_pending)", rt->options.max_pending);
   if (err) return refuse(rt, by_value, err, NULL);
@@ -90,7 +90,7 @@ static shunt_task_t *prepare(shunt_t *rt, shunt_fn fn, const void *arg, const sh
   }
   t->reason = placement.reason;
   if (arg == LATER) atomic_store(&t->ops, &shunt__not_yet);
-  *ready = !enrol(t, &o, bound);
+  *ready = !enrol(t, &o, own, bound);
   return t;
 }
 
@@ -138,7 +138,11 @@ shunt_cancel_t shunt__end_here(shunt_task_t *t, int status) {
 }
 
 shunt_cancel_t shunt_cancel(shunt_task_t *t) {
-  return shunt__settled(t) ? SHUNT_TOO_LATE : atomic_load(&t->ops)->end(t, UV_ECANCELED);
+  if (shunt__settled(t)) return SHUNT_TOO_LATE;
+  shunt__hold(t->rt); /* so that a stop that t's end allows does not take the lane away */
+  shunt_cancel_t came_to = shunt__settled(t) ? SHUNT_TOO_LATE : atomic_load(&t->ops)->end(t, UV_ECANCELED);
+  shunt__less_in_flight(t->rt);
+  return came_to;
 }
 
 /* ---- start ---- */
@@ -238,10 +242,21 @@ static bool cancel_all(shunt_t *rt) {
   return false;
 }
 
-static void kill_all(shunt_t *rt) {
+/* Ends the handles of all that is left. What was waiting for those may then come to its end. */
+static bool kill_all(shunt_t *rt) {
   for (int i = 1; i < SHUNT__LANES; i++)
     if (rt->ops[i]->kill) rt->ops[i]->kill(rt);
   while (shunt__live_each(rt, abandon_it)) sched_yield(); /* another may be half through settling one */
+  return shunt__drained(rt, shunt__deadline(SHUNT__GRACE_MS));
+}
+
+/* Takes apart what nobody uses any more. False: the loop's thread or a worker is stuck in somebody's function. */
+static bool take_apart(shunt_t *rt) {
+  if (!shunt__reactor_close(rt->reactor, shunt__deadline(SHUNT__GRACE_MS)) || !close_lanes(rt)) return false;
+  shunt__deadlines_close(rt);
+  free(rt->reactor);
+  rt->reactor = NULL;
+  return true;
 }
 
 int shunt_stop(shunt_t *rt, uint64_t grace_ms) {
@@ -250,15 +265,10 @@ int shunt_stop(shunt_t *rt, uint64_t grace_ms) {
   if (shunt_current() == rt || (rt->reactor && shunt__on_reactor(rt->reactor))) return SHUNT_EDEADLK;
   if (!atomic_compare_exchange_strong(&rt->door, &open, SHUNT__CLOSING)) return SHUNT_ECLOSED;
   shunt__wake_room(rt);
-  if (!shunt__drained(rt, shunt__deadline(grace_ms)) && !cancel_all(rt)) kill_all(rt);
-  /* Every task has settled. What may still run is a function whose handle has: by value past its deadline, or left behind. */
-  bool clean = shunt__reactor_close(rt->reactor, shunt__deadline(SHUNT__GRACE_MS));
-  if (clean) {
-    clean = close_lanes(rt);
-    shunt__deadlines_close(rt);
-    free(rt->reactor);
-  }
-  rt->reactor = NULL;
+  bool drained = shunt__drained(rt, shunt__deadline(grace_ms)) || cancel_all(rt) || kill_all(rt);
+  /* Every task has settled. If something is still in flight, it is a function whose handle has: by value past its deadline, or left behind. What that
+   * may use (its fiber's stack, its lane, the loop) then stays too. */
+  bool clean = drained && take_apart(rt);
   atomic_store(&rt->door, SHUNT__CLOSED);
   return clean ? 0 : SHUNT_EABANDONED;
 }

@@ -67,18 +67,19 @@ static uint64_t submit_time(shunt_lane_t lane) {
 }
 
 static shunt_task_t *new_task(shunt_t *rt, shunt_fn fn, const void *arg, const shunt_task_options_t *options, size_t room) {
+  bool by_value = options->arg_size > 0 || (options->flags & SHUNT_BY_VALUE);
   shunt_task_t *t = malloc(ROUND16(sizeof *t) + room);
   if (!t) return NULL;
   *t = (shunt_task_t){
       .refs = 2,
-      .by_value = options->arg_size > 0 || (options->flags & SHUNT_BY_VALUE),
+      .by_value = by_value,
       .kind = (uint8_t)options->kind,
       .lane = (uint8_t)options->lane,
       .flags = (uint8_t)options->flags,
       .rt = rt,
       .ops = rt->ops[options->lane],
       .fn = fn,
-      .arg = (void *)(uintptr_t)arg,
+      .arg = by_value ? NULL : (void *)(uintptr_t)arg,
       .submitted = submit_time(options->lane),
       .asked = &t->state,
   };

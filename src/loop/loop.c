@@ -20,6 +20,7 @@
 #include "lane.h"
 #include "run.h"
 #include "stack.h"
+#include "watch.h"
 
 #define TURN_NS 500000 /* then libuv looks for events */
 #define LOOK_EVERY 16  /* items between two looks at the clock */
@@ -43,6 +44,7 @@ struct loop {
   uv_timer_t timer;     /* the earliest alarm */
   uint64_t armed;       /* when that is */
   shunt__alarms_t alarms;
+  shunt__watch_t watch;
   shunt__stacks_t stacks;
   shunt__fiber_t thread; /* uv_run's own stack */
   bool adopted;
@@ -211,6 +213,7 @@ static void turn(uv_prepare_t *prepare) {
       fail_first(l);
   }
   if (!l->first) uv_idle_stop(&l->idle);
+  uv_update_time(prepare->loop); /* libuv reckons how long it may sleep from a time that may be a long turn ago */
 }
 
 static void on_timer(uv_timer_t *timer) {
@@ -233,11 +236,26 @@ static int fiber_sleep(shunt__strand_t *s, uint64_t deadline) {
     return 0;
   }
   f->alarm.when = deadline;
-  if (!shunt__alarm_set(&l->alarms, &f->alarm)) return UV_ENOMEM;
+  if (!shunt__alarm_set(&l->alarms, &f->alarm)) {
+    uint32_t parked = SHUNT__PARKED;
+    /* Whoever was faster has put us in the queue, so we must be taken out of it before we go on. */
+    if (!atomic_compare_exchange_strong(&s->word, &parked, SHUNT__RUNNING)) step_aside(f);
+    return UV_ENOMEM;
+  }
   if (deadline < l->armed) shunt__timer_at(&l->timer, on_timer, l->armed = deadline);
   step_aside(f);
   shunt__alarm_unset(&l->alarms, &f->alarm);
   return 0;
+}
+
+static int fiber_wait_fd(shunt__strand_t *s, int fd, int events, uint64_t deadline) {
+  fiber_t *f = s->owner;
+  shunt__watcher_t me = {.strand = s, .events = (uint32_t)events};
+  int err = shunt__watch_add(&f->loop->watch, fd, &me);
+  if (err) return err;
+  err = shunt__park(s, deadline);
+  shunt__watch_remove(&me);
+  return err;
 }
 
 static void fiber_wake(shunt__strand_t *s) {
@@ -254,7 +272,7 @@ static void fiber_yield(shunt__strand_t *s) {
   step_aside(f);
 }
 
-static const shunt__strand_ops_t fiber_ops = {fiber_sleep, fiber_yield, SHUNT__HELPS_JOINS};
+static const shunt__strand_ops_t fiber_ops = {fiber_sleep, fiber_wait_fd, fiber_yield, SHUNT__HELPS_JOINS, false};
 
 /* ---- the lane ---- */
 
@@ -282,6 +300,11 @@ static int open_loop(shunt_t *rt) {
   loop_t *l = calloc(1, sizeof *l);
   if (!l) return UV_ENOMEM;
   uv_loop_t *uv = &rt->reactor->loop;
+  int err = shunt__watch_open(&l->watch, uv);
+  if (err) {
+    free(l);
+    return err;
+  }
   l->rt = rt;
   l->armed = SHUNT__NEVER;
   l->end = &l->first;
@@ -302,6 +325,7 @@ static bool close_loop(shunt_t *rt) {
     free_fiber(f);
   }
   shunt__alarms_free(&l->alarms);
+  shunt__watch_close(&l->watch);
   shunt__stacks_destroy(&l->stacks);
   free(l);
   rt->lanes[SHUNT_LANE_LOOP] = NULL;

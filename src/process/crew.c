@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -102,27 +103,29 @@ static int order_spawn(shunt__crew_t *c, shunt__hand_t *h, int region_fd) {
       .init = c->rt->options.worker_init,
       .data = c->rt->options.worker_data,
   };
-  return shunt__zygote_order(c->channel, &order, (int[]){region_fd, c->arguments.arena.fd, c->doorbell}, 3);
+  return shunt__zygote_order(c->channel, &order, (int[]){region_fd, c->arguments.arena.fd, c->doorbell, h->pager}, 4);
+}
+
+static void free_hand(shunt__hand_t *h) {
+  if (h->region) shunt__region_unref(h->region);
+  if (h->pager >= 0) close(h->pager);
+  free(h);
 }
 
 static int make_hand(shunt__crew_t *c, shunt__hand_t **out) {
-  shunt__hand_t *h = calloc(1, sizeof *h);
+  shunt__hand_t *h = *out = calloc(1, sizeof *h);
   if (!h) return UV_ENOMEM;
   int err = UV_ENOMEM, fd = shunt__arena_fd("shunt-worker", region_size());
-  if (fd < 0) {
-    free(h);
-    return fd;
-  }
   h->id = ++c->next_id;
   h->owed_end = &h->owed;
+  h->pager = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (fd < 0 || h->pager < 0)
+    err = fd < 0 ? fd : -errno;
   /* The head of the region is reserved here, so that writing to the rings cannot fail later. */
-  if (posix_fallocate(fd, 0, sizeof(shunt__link_t)) == 0 && (h->region = map_region(fd, region_size())))
+  else if (posix_fallocate(fd, 0, sizeof(shunt__link_t)) == 0 && (h->region = map_region(fd, region_size())))
     err = order_spawn(c, h, fd);
-  close(fd);
-  *out = h;
-  if (!err) return 0;
-  if (h->region) shunt__region_unref(h->region);
-  free(h);
+  if (fd >= 0) close(fd);
+  if (err) free_hand(h);
   return err;
 }
 
@@ -130,13 +133,14 @@ static shunt__hand_t *spawn(shunt__crew_t *c) {
   shunt__hand_t *h;
   int err = c->lost ? c->lost : make_hand(c, &h);
   if (err) {
-    if (c->total) return NULL; /* those that there are will get to it */
+    if (c->active) return NULL; /* those that there are will get to it */
     c->no_worker = err;
     shunt__crew_look_later(c);
     return NULL;
   }
   h->next = c->hands;
   c->hands = h;
+  c->no_worker = 0;
   c->total++;
   c->active++;
   return h;
@@ -145,10 +149,10 @@ static shunt__hand_t *spawn(shunt__crew_t *c) {
 /* ---- handing out ---- */
 
 static bool has_room(shunt__crew_t *c, shunt__hand_t *h) {
-  if (h->waiting || h->leaving || h->count >= AHEAD) return false;
+  if (h->waiting || h->leaving || h->doom || h->count >= AHEAD) return false;
   uint32_t used = h->run_tail - atomic_load(&h->region->link->run.head);
   if (used > SHUNT__RING_SLOTS) {
-    shunt__hand_discard(c, h);
+    shunt__hand_discard(c, h, SIGKILL);
     return false;
   }
   /* A slot that the worker has left is ours again only after we have read what came of its task. */
@@ -186,13 +190,18 @@ static void give(shunt__crew_t *c, shunt__hand_t *h, shunt_task_t *t) {
   publish_run(h);
 }
 
+static bool may_spawn(const shunt__crew_t *c) {
+  return c->active < c->rt->options.max_processes && shunt__crew_may_substitute(c) &&
+         (!c->spawn_again || shunt__now() >= c->spawn_again);
+}
+
 /* One that has nothing to do; else a new one, if there may be one more; else the one with the least to do. */
 static shunt__hand_t *choose(shunt__crew_t *c) {
   shunt__hand_t *least = NULL;
   for (shunt__hand_t *h = c->hands; h; h = h->next)
     if ((!least || h->count < least->count) && has_room(c, h)) least = h;
   if (least && !least->count) return least;
-  shunt__hand_t *new = c->active < c->rt->options.max_processes ? spawn(c) : NULL;
+  shunt__hand_t *new = may_spawn(c) ? spawn(c) : NULL;
   return new ? new : least;
 }
 
@@ -207,13 +216,31 @@ void shunt__crew_dispatch(shunt__crew_t *c) {
 
 /* ---- taking back ---- */
 
+static void set_doom(shunt__hand_t *h, uint32_t slot) {
+  h->doom = shunt__now() + SHUNT__RUNG_NS;
+  h->doom_slot = slot;
+  h->doom_signal = SIGTERM;
+}
+
+void shunt__hand_doom(shunt__crew_t *c, shunt__hand_t *h, uint32_t slot) {
+  set_doom(h, slot);
+  shunt__crew_look_later(c); /* for the timer */
+}
+
+/* The doomed task has ended in time. Another may have been asked meanwhile; the timer runs on, so it need not be set again. */
+static void pass_doom_on(shunt__hand_t *h) {
+  h->doom = 0;
+  for (uint32_t slot = 0; slot < SHUNT__RING_SLOTS; slot++)
+    if (h->task[slot] && h->asked[slot]) set_doom(h, slot);
+}
+
 shunt_task_t *shunt__hand_take(shunt__hand_t *h, uint32_t slot) {
   shunt_task_t *t = h->task[slot];
   if (!t) return NULL;
   h->task[slot] = NULL;
   h->count--;
-  if (h->doom && h->doom_slot == slot) h->doom = 0;
   t->home = NULL;
+  if (h->doom && h->doom_slot == slot && !h->leaving) pass_doom_on(h);
   return t;
 }
 
@@ -247,24 +274,28 @@ static void send_away(shunt__crew_t *c, shunt__hand_t *h) {
   publish_run(h);
 }
 
+/* What it submitted and nobody has asked for yet would lose its way back, so such a worker stays. */
+void shunt__hand_retire(shunt__crew_t *c, shunt__hand_t *h) {
+  bool idle = !h->count && !h->waiting && !h->nested && !h->owed;
+  if (idle && c->active > c->rt->options.max_processes && has_room(c, h)) send_away(c, h);
+}
+
 void shunt__hand_idle(shunt__crew_t *c, shunt__hand_t *h) {
+  shunt__hand_retire(c, h);
   shunt__crew_dispatch(c);
-  if (h->count || h->waiting || h->leaving || !has_room(c, h)) return;
-  if (c->active > c->rt->options.max_processes) {
-    send_away(c, h);
+  if (h->count || !has_room(c, h)) return;
+  for (shunt__hand_t *other = c->hands; other; other = other->next) {
+    shunt_task_t *t = other->count > 1 ? withdraw_last(other) : NULL;
+    if (!t) continue;
+    give(c, h, t);
     return;
   }
-  shunt__hand_t *busiest = NULL;
-  for (shunt__hand_t *o = c->hands; o; o = o->next)
-    if (o->count > 1 && (!busiest || o->count > busiest->count)) busiest = o;
-  shunt_task_t *t = busiest ? withdraw_last(busiest) : NULL;
-  if (t) give(c, h, t);
 }
 
 /* ---- the end of a worker ---- */
 
-void shunt__hand_discard(shunt__crew_t *c, shunt__hand_t *h) {
-  shunt__order_t order = {.kind = SHUNT__ORDER_KILL, .worker = h->id, .signal = SIGKILL};
+void shunt__hand_discard(shunt__crew_t *c, shunt__hand_t *h, int signal) {
+  shunt__order_t order = {.kind = SHUNT__ORDER_KILL, .worker = h->id, .signal = signal};
   if (!h->leaving) {
     h->leaving = true;
     c->total--;
@@ -273,19 +304,27 @@ void shunt__hand_discard(shunt__crew_t *c, shunt__hand_t *h) {
   shunt__zygote_order(c->channel, &order, NULL, 0);
 }
 
-/* Empties the dead worker's hands. Returns the task that it had begun, if any, and what that had been asked. */
-static shunt_task_t *take_all(shunt__crew_t *c, shunt__hand_t *h, uint32_t *asked) {
+/* Empties the dead worker's hands. Returns the tasks that it had begun, linked by `next`: one, or more if it wrote over its rings, as anything but
+ * READY counts. *run: which of its runs that was. */
+static shunt_task_t *take_all(shunt__crew_t *c, shunt__hand_t *h, uint32_t *run) {
   shunt_task_t *begun = NULL;
   for (uint32_t i = 1; i <= SHUNT__RING_SLOTS; i++) {
     uint32_t slot = (h->run_tail - i) % SHUNT__RING_SLOTS;
     shunt_task_t *t = shunt__hand_take(h, slot);
     if (!t) continue;
-    if (atomic_load(&shunt__ring_slot(&h->region->link->run, slot)->state) == SHUNT__SLOT_CLAIMED) {
-      begun = t;
-      *asked = h->asked[slot];
-    } else {
+    if (atomic_load(&shunt__ring_slot(&h->region->link->run, slot)->state) == SHUNT__SLOT_READY) {
       requeue(c, t);
+      continue;
     }
+    *run = h->run_tail - i;
+    atomic_fetch_add(&t->attempts, 1);
+    if (t->flags & SHUNT_IDEMPOTENT && !h->asked[slot] && t->attempts < ATTEMPTS && !c->lost) {
+      requeue(c, t);
+      continue;
+    }
+    t->home = (void *)(uintptr_t)h->asked[slot];
+    t->next = begun;
+    begun = t;
   }
   return begun;
 }
@@ -308,46 +347,65 @@ static shunt__outcome_t death_of(const shunt_task_t *t, uint32_t asked, pid_t pi
   return o;
 }
 
-/* Workers that end before they have done anything would be replaced for ever. */
-static void count_stillborn(shunt__crew_t *c, const shunt__hand_t *h, bool blamed, int wait_status) {
-  char death[128];
+/* Workers that end before they have done anything would be replaced for ever. True: enough of that. */
+static bool too_many_stillborn(shunt__crew_t *c, const shunt__hand_t *h, bool blamed) {
   if (h->useful || blamed) c->stillborn = 0;
-  if (h->useful || blamed || h->leaving || ++c->stillborn < SHUNT__STILLBORN) return;
+  if (h->useful || blamed || h->leaving || c->lost || ++c->stillborn < SHUNT__STILLBORN) return false;
   c->stillborn = 0;
-  describe_death(death, sizeof death, h->pid, wait_status);
-  shunt__crew_unlock(c);
-  char why[256];
-  snprintf(why, sizeof why, "worker processes end before they run a task (worker_init?): %s", death);
-  shunt__crew_fail_waiting(c, SHUNT_ECRASHED, why);
-  pthread_mutex_lock(&c->lock);
+  return !c->active;
 }
 
-void shunt__crew_bury(shunt__crew_t *c, shunt__hand_t *h, int wait_status) {
-  uint32_t asked = 0;
-  pthread_mutex_lock(&c->lock);
+static void fail_as_stillborn(shunt__crew_t *c, pid_t pid, int wait_status) {
+  char death[128], why[256];
+  describe_death(death, sizeof death, pid, wait_status);
+  snprintf(why, sizeof why, "worker processes end before they run a task (worker_init?): %s", death);
+  shunt__crew_fail_waiting(c, SHUNT_ECRASHED, why);
+}
+
+static void take_out(shunt__crew_t *c, shunt__hand_t *h) {
   shunt__hand_t **at = &c->hands;
   while (*at != h) at = &(*at)->next;
   *at = h->next;
-  if (!h->leaving) {
-    c->total--;
-    c->active -= !h->waiting;
-  }
-  shunt_task_t *begun = take_all(c, h, &asked);
-  bool blamed = begun != NULL; /* died under a task, and not by itself */
-  if (begun) atomic_fetch_add(&begun->attempts, 1);
-  if (begun && begun->flags & SHUNT_IDEMPOTENT && !asked && begun->attempts < ATTEMPTS && !c->lost) {
-    requeue(c, begun);
-    begun = NULL;
-  }
-  count_stillborn(c, h, blamed, wait_status);
+  if (h->leaving) return;
+  c->total--;
+  c->active -= !h->waiting;
+}
+
+/* With one worker less, what others have not begun may find a new one sooner. */
+static void relieve(shunt__crew_t *c) {
+  for (shunt__hand_t *h = c->hands; h && !c->first && may_spawn(c); h = h->next)
+    if (h->count > 1) shunt__hand_recall(c, h);
   shunt__crew_dispatch(c);
+}
+
+void shunt__crew_bury(shunt__crew_t *c, shunt__hand_t *h, int wait_status) {
+  uint32_t run = h->run_tail; /* none */
+  pthread_mutex_lock(&c->lock);
+  take_out(c, h);
+  shunt_task_t *begun = take_all(c, h, &run);
+  bool enough = too_many_stillborn(c, h, run != h->run_tail);
+  if (!enough && !c->lost) relieve(c);
   shunt__crew_unlock(c);
-  if (begun) {
-    shunt__settle(begun, death_of(begun, asked, h->pid, wait_status));
-    shunt__run_over(begun);
+  if (enough) fail_as_stillborn(c, h->pid, wait_status);
+  for (shunt_task_t *t; (t = begun);) {
+    begun = t->next;
+    shunt__settle(t, death_of(t, (uint32_t)(uintptr_t)t->home, h->pid, wait_status));
+    shunt__run_over(t);
   }
-  shunt__region_unref(h->region);
-  free(h);
+  shunt__hand_orphan(c, h, run);
+  free_hand(h);
+}
+
+void shunt__crew_unborn(shunt__crew_t *c, shunt__hand_t *h, int error) {
+  pthread_mutex_lock(&c->lock);
+  take_out(c, h);
+  for (shunt_task_t *t; (t = withdraw_last(h));) requeue(c, t);
+  c->spawn_again = shunt__now() + (uint64_t)SHUNT__GRACE_MS * 1000000;
+  shunt__crew_dispatch(c);
+  bool nobody = !c->active;
+  shunt__crew_unlock(c);
+  if (nobody) shunt__crew_fail_waiting(c, error, "no worker process could be forked");
+  free_hand(h);
 }
 
 void shunt__crew_fail_waiting(shunt__crew_t *c, int error, const char *why) {

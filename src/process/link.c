@@ -4,8 +4,10 @@
  * A worker that sends what makes no sense is discarded; its death then settles what it had. */
 #include <config.h>
 
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "process.h"
@@ -14,7 +16,9 @@
 void shunt__hand_wake(shunt__hand_t *h) {
   /* The worker raises the bell, then looks at the rings; we change the rings, then lower the bell. All sequentially consistent. */
   _Atomic(uint32_t) *bell = &h->region->link->bell;
-  if (atomic_exchange(bell, 0)) shunt__futex_wake(bell, 1, true);
+  uint32_t was = atomic_exchange(bell, SHUNT__BELL_AWAKE);
+  if (was == SHUNT__BELL_FUTEX) shunt__futex_wake(bell, 1, true);
+  if (was == SHUNT__BELL_PAGER) (void)eventfd_write(h->pager, 1);
 }
 
 /* ---- reading ---- */
@@ -29,7 +33,7 @@ static bool read_up(shunt__crew_t *c, shunt__hand_t *h, shunt__message_t *m) {
     if (!there) return false;
   }
   if (there > SHUNT__RING_SLOTS) {
-    if (!h->leaving) shunt__hand_discard(c, h);
+    if (!h->leaving) shunt__hand_discard(c, h, SIGKILL);
     return false;
   }
   memcpy(m, shunt__ring_slot(up, h->up_head), sizeof *m);
@@ -78,7 +82,7 @@ static shunt__block_t *payload(shunt__hand_t *h, const shunt__message_t *m) {
 }
 
 static shunt__outcome_t outcome_of(shunt__hand_t *h, const shunt__message_t *m) {
-  shunt__outcome_t o = {.status = m->status <= 0 ? m->status : UV_EINVAL, .pid = h->pid};
+  shunt__outcome_t o = {.status = m->status <= 0 ? m->status : UV_EINVAL, .pid = h->pid ? h->pid : m->pid};
   if (o.status) {
     if (m->size && !m->offset) o.message = strndup(m->bytes, m->size);
   } else if (m->size && !(o.block = payload(h, m))) {
@@ -252,7 +256,7 @@ static shunt_task_t *submit_for(shunt__crew_t *c, shunt__hand_t *h, const shunt_
 static bool on_submit(shunt__crew_t *c, shunt__hand_t *h, const shunt__message_t *m) {
   shunt__nested_t *n = malloc(sizeof *n);
   if (!n) return false; /* it would wait for an answer that there is no memory to remember */
-  *n = (shunt__nested_t){.waiter.wake = on_settled, .crew = c, .hand = h, .cookie = m->cookie, .task = submit_for(c, h, m)};
+  *n = (shunt__nested_t){.waiter.wake = on_settled, .crew = c, .hand = h, .cookie = m->cookie, .run = m->slot, .task = submit_for(c, h, m)};
   pthread_mutex_lock(&c->lock);
   if ((n->next = h->nested)) n->next->at = &n->next;
   n->at = &h->nested;
@@ -292,7 +296,8 @@ static bool on_waiting(shunt__crew_t *c, shunt__hand_t *h) {
 static bool on_resumed(shunt__crew_t *c, shunt__hand_t *h) {
   pthread_mutex_lock(&c->lock);
   if (h->waiting && !h->leaving) c->active++;
-  h->waiting = false;
+  h->waiting = h->owes_no_room = false;
+  for (shunt__hand_t *o = c->hands; o; o = o->next) shunt__hand_retire(c, o); /* its substitute, perhaps */
   shunt__crew_dispatch(c);
   shunt__crew_unlock(c);
   return true;
@@ -337,31 +342,42 @@ void shunt__hand_listen(shunt__crew_t *c, shunt__hand_t *h) {
   while (next_message(c, h, &m)) {
     if (act(c, h, &m)) continue;
     pthread_mutex_lock(&c->lock);
-    shunt__hand_discard(c, h);
+    shunt__hand_discard(c, h, SIGKILL);
     shunt__crew_unlock(c);
   }
 }
 
-/* The worker has died: nobody will ask for what it submitted, nor take what it is owed. */
-void shunt__hand_orphan(shunt__crew_t *c, shunt__hand_t *h) {
+typedef struct orphan {
+  struct orphan *next;
+  shunt_task_t *task; /* a reference */
+} orphan_t;
+
+/* The worker has died. What the task under which it died had submitted is cancelled, as nobody will ask for it; what earlier ones left running runs
+ * on. All records leave the hand in one step: a task that settles from here on finds no hand to tell. */
+void shunt__hand_orphan(shunt__crew_t *c, shunt__hand_t *h, uint32_t run) {
+  orphan_t *orphans = NULL;
   pthread_mutex_lock(&c->lock);
   shunt__nested_t *owed = h->owed;
   h->owed = NULL;
   h->owed_end = &h->owed;
-  for (uint32_t i = 0; i < SHUNT__RING_SLOTS; i++)
+  for (uint32_t i = 0; i < SHUNT__RING_SLOTS; i++) {
     if (h->lent[i].offset) shunt__lend_back(c, h->lent[i].offset, h->lent[i].size);
+    h->lent[i].offset = 0;
+  }
+  for (shunt__nested_t *n; (n = h->nested);) {
+    unlink_nested(n);
+    n->hand = NULL;
+    if (n->run != run) continue;
+    orphan_t *o = malloc(sizeof *o);
+    if (!o) continue; /* it runs to its end, then */
+    *o = (orphan_t){orphans, shunt_retain(n->task)};
+    orphans = o;
+  }
   unlock_and_free(c, owed);
-  for (;;) {
-    pthread_mutex_lock(&c->lock);
-    shunt__nested_t *n = h->nested;
-    shunt_task_t *t = n ? shunt_retain(n->task) : NULL;
-    if (n) {
-      unlink_nested(n);
-      n->hand = NULL;
-    }
-    shunt__crew_unlock(c);
-    if (!t) return;
-    shunt_cancel(t);
-    shunt_release(t);
+  for (orphan_t *o; (o = orphans);) {
+    orphans = o->next;
+    shunt_cancel(o->task);
+    shunt_release(o->task);
+    free(o);
   }
 }

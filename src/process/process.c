@@ -21,8 +21,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define RUNG_NS ((uint64_t)SHUNT__GRACE_MS * 1000000 / 2) /* cancel: ask; after this SIGTERM; after twice this SIGKILL */
-
 /* ---- argument memory ---- */
 
 uint64_t shunt__lend(shunt__crew_t *c, uint64_t size) {
@@ -71,23 +69,23 @@ static void push(shunt_task_t *t) {
   shunt__crew_unlock(c);
 }
 
-/* The worker has begun it: the first rung is to ask, the next ones come from the timer. */
+/* The worker has begun it: the first rung is to ask, the next ones come from the timer. The signals that then come may end the worker whatever it
+ * is at, so from here on it gets nothing more to do (has_room), what it has not begun is taken back, and before the first signal its
+ * ring is read: if it was through with the task, there is no doom any more. */
 static void ask(shunt__crew_t *c, shunt__hand_t *h, uint32_t slot, uint32_t flag) {
   shunt__message_t *m = shunt__ring_slot(&h->region->link->run, slot);
   h->asked[slot] |= flag;
   atomic_fetch_or(&m->asked, flag);
   shunt__hand_wake(h);
-  if (h->doom) return;
-  h->doom = shunt__now() + RUNG_NS;
-  h->doom_slot = slot;
-  h->doom_signal = SIGTERM;
-  shunt__crew_look_later(c);
+  if (!h->doom) shunt__hand_doom(c, h, slot);
+  shunt__hand_recall(c, h);
+  shunt__crew_dispatch(c);
 }
 
 /* What becomes of t, which is in nobody's queue, and whether it is out of its worker's hands. */
 static shunt_cancel_t end_in_hand(shunt__crew_t *c, shunt_task_t *t, uint32_t flag) {
   shunt__hand_t *h = t->home;
-  if (!h) return SHUNT_TOO_LATE;
+  if (!h) return SHUNT_TOO_LATE; /* on its way out, or in: see end() */
   for (uint32_t slot = 0; slot < SHUNT__RING_SLOTS; slot++) {
     if (h->task[slot] != t) continue;
     if (shunt__hand_withdraw(h, slot)) return SHUNT_WITHDRAWN;
@@ -106,28 +104,44 @@ static shunt_cancel_t end(shunt_task_t *t, int status) {
   if (came_to == SHUNT_WITHDRAWN) {
     shunt__settle(t, (shunt__outcome_t){.status = status});
     shunt__run_over(t);
+  } else if (came_to == SHUNT_TOO_LATE && shunt__withdraw(t, status)) {
+    came_to = SHUNT_WITHDRAWN; /* it has not been pushed yet; who takes it from the queue drops it */
   }
   return came_to;
 }
 
 /* ---- the loop's thread ---- */
 
-static void next_rung(shunt__crew_t *c, shunt__hand_t *h, uint64_t now) {
-  shunt__order_t order = {.kind = SHUNT__ORDER_KILL, .worker = h->id, .signal = h->doom_signal};
-  shunt__zygote_order(c->channel, &order, NULL, 0);
-  h->doom = h->doom_signal == SIGKILL ? 0 : now + RUNG_NS;
-  h->doom_signal = SIGKILL;
+static shunt__hand_t *first_hand(shunt__crew_t *c) {
+  pthread_mutex_lock(&c->lock);
+  shunt__hand_t *h = c->hands;
+  pthread_mutex_unlock(&c->lock);
+  return h;
+}
+
+/* Signals h if its doom has come. Returns when the next rung is due. */
+static uint64_t next_rung(shunt__crew_t *c, shunt__hand_t *h) {
+  uint64_t now = shunt__now();
+  shunt__hand_listen(c, h);
+  pthread_mutex_lock(&c->lock);
+  if (h->doom && h->doom <= now) {
+    shunt__hand_discard(c, h, h->doom_signal);
+    h->doom = h->doom_signal == SIGKILL ? 0 : now + SHUNT__RUNG_NS;
+    h->doom_signal = SIGKILL;
+    shunt__crew_dispatch(c); /* it no longer counts */
+  }
+  uint64_t next = h->doom ? h->doom : SHUNT__NEVER;
+  shunt__crew_unlock(c);
+  return next;
 }
 
 static void on_doom(uv_timer_t *timer) {
   shunt__crew_t *c = timer->data;
-  uint64_t now = shunt__now(), next = SHUNT__NEVER;
-  pthread_mutex_lock(&c->lock);
-  for (shunt__hand_t *h = c->hands; h; h = h->next) {
-    if (h->doom && h->doom <= now) next_rung(c, h, now);
-    if (h->doom && h->doom < next) next = h->doom;
+  uint64_t next = SHUNT__NEVER;
+  for (shunt__hand_t *h = first_hand(c); h; h = h->next) {
+    uint64_t due = next_rung(c, h);
+    if (due < next) next = due;
   }
-  pthread_mutex_unlock(&c->lock);
   shunt__timer_at(timer, on_doom, next);
 }
 
@@ -135,23 +149,16 @@ static void on_look(shunt__post_t *p) {
   shunt__crew_t *c = (shunt__crew_t *)((char *)p - offsetof(shunt__crew_t, look));
   pthread_mutex_lock(&c->lock);
   c->look_posted = false;
-  int error = c->no_worker;
+  int error = c->active ? 0 : c->no_worker;
   pthread_mutex_unlock(&c->lock);
   if (error) shunt__crew_fail_waiting(c, error, "no worker process could be started");
   on_doom(&c->doom_timer);
 }
 
 void shunt__crew_look_later(shunt__crew_t *c) {
-  if (c->look_posted) return;
+  if (c->look_posted || c->lost == SHUNT_ECLOSED) return;
   c->look_posted = true;
   shunt__post(c->rt->reactor, &c->look);
-}
-
-static shunt__hand_t *first_hand(shunt__crew_t *c) {
-  pthread_mutex_lock(&c->lock);
-  shunt__hand_t *h = c->hands;
-  pthread_mutex_unlock(&c->lock);
-  return h;
 }
 
 static void on_doorbell(uv_poll_t *poll, int status, int events) {
@@ -179,14 +186,12 @@ static void act_on(shunt__crew_t *c, const shunt__news_t *news) {
     pthread_mutex_unlock(&c->lock);
     return;
   }
-  if (news->kind == SHUNT__NEWS_DIED) shunt__hand_listen(c, h); /* what it finished before it died is finished */
-  shunt__hand_orphan(c, h);
-  if (news->kind == SHUNT__NEWS_FAILED) {
-    pthread_mutex_lock(&c->lock);
-    if (c->total == 1) c->no_worker = news->status;
-    pthread_mutex_unlock(&c->lock);
+  if (news->kind == SHUNT__NEWS_DIED) {
+    shunt__hand_listen(c, h); /* what it finished before it died is finished */
+    shunt__crew_bury(c, h, news->status);
+  } else {
+    shunt__crew_unborn(c, h, news->status);
   }
-  shunt__crew_bury(c, h, news->kind == SHUNT__NEWS_DIED ? news->status : 0);
 }
 
 /* The zygote has gone, and by its death signal every worker. */
@@ -197,7 +202,6 @@ static void lose_zygote(shunt__crew_t *c) {
   pthread_mutex_unlock(&c->lock);
   for (shunt__hand_t *h; (h = first_hand(c));) {
     shunt__hand_listen(c, h);
-    shunt__hand_orphan(c, h);
     shunt__crew_bury(c, h, SIGKILL);
   }
   shunt__crew_fail_waiting(c, SHUNT_ECRASHED, "the process that forks the workers has died");
@@ -239,7 +243,7 @@ static void close_arguments(shunt__crew_t *c) {
 
 static void watch(shunt__crew_t *c) {
   uv_loop_t *uv = &c->rt->reactor->loop;
-  uv_poll_init(uv, &c->news_poll, c->channel);
+  uv_poll_init(uv, &c->news_poll, c->channel); /* cannot fail: sockets and eventfds can be polled */
   uv_poll_init(uv, &c->doorbell_poll, c->doorbell);
   uv_timer_init(uv, &c->doom_timer);
   c->news_poll.data = c->doorbell_poll.data = c->doom_timer.data = c;
@@ -277,7 +281,8 @@ no_arguments:
 static void kill_crew(shunt_t *rt) {
   shunt__crew_t *c = shunt__crew_of(rt);
   pthread_mutex_lock(&c->lock);
-  for (shunt__hand_t *h = c->hands; h; h = h->next) shunt__hand_discard(c, h);
+  c->lost = SHUNT_ECLOSED; /* no new ones */
+  for (shunt__hand_t *h = c->hands; h; h = h->next) shunt__hand_discard(c, h, SIGKILL);
   pthread_mutex_unlock(&c->lock);
 }
 
@@ -285,10 +290,7 @@ static bool close_crew(shunt_t *rt) {
   shunt__crew_t *c = shunt__crew_of(rt);
   shunt__zygote_leave(c->channel, shunt__deadline(10 * SHUNT__GRACE_MS));
   c->lost = SHUNT_ECLOSED; /* burying shall not start new ones */
-  for (shunt__hand_t *h; (h = c->hands);) {
-    shunt__hand_orphan(c, h);
-    shunt__crew_bury(c, h, SIGKILL);
-  }
+  for (shunt__hand_t *h; (h = c->hands);) shunt__crew_bury(c, h, SIGKILL);
   shunt__crew_fail_waiting(c, UV_ECANCELED, NULL);
   close(c->doorbell);
   close_arguments(c);

@@ -1,7 +1,7 @@
 /* The process lane's state in the parent, shared by its files: process.c (what the lane promises), crew.c (the workers: spawn, feed,
  * bury), link.c (messages from and to a worker). Everything here is under `lock`, but for what says otherwise.
  *
- * Lock order: nothing is locked while `lock` is held but `arguments.lock`. No task is settled, and no user code runs, under it. A worker can
+ * Lock order: while `lock` is held, `arguments.lock` may be taken, and the runtime's room lock (by a claim), and nothing else. No task is settled, and no user code runs, under it. A worker can
  * hold neither: they are the parent's own. */
 #ifndef SHUNT_PROCESS_H
 #define SHUNT_PROCESS_H
@@ -31,6 +31,7 @@ typedef struct shunt__nested {
   shunt__hand_t *hand; /* NULL: that worker has died */
   struct shunt__nested *next, **at; /* in the hand's `nested`, or its `owed` once it has settled */
   uint64_t cookie;
+  uint32_t run;       /* by which of the worker's runs */
   shunt_task_t *task; /* a reference */
 } shunt__nested_t;
 
@@ -40,6 +41,7 @@ struct shunt__hand {
   uint32_t id;
   pid_t pid; /* 0: not known yet */
   shunt__region_t *region;
+  int pager; /* eventfd: wakes the worker where a futex cannot */
   uint32_t run_tail, up_head, reply_tail, reply_seen;  /* our own copies: what the shared ones say is checked against these */
   shunt_task_t *task[SHUNT__RING_SLOTS];               /* in flight, by run slot */
   uint32_t asked[SHUNT__RING_SLOTS];                   /* what its task was asked, by run slot */
@@ -63,6 +65,7 @@ struct shunt__crew {
   shunt__hand_t *hands;       /* the loop's thread alone takes one out */
   unsigned total, active;     /* hands that are not leaving; of those, not waiting */
   uint32_t next_id;
+  uint64_t spawn_again; /* not before: the last fork failed */
   unsigned stillborn;  /* workers in a row that ended before they finished a task */
   int no_worker;       /* why a spawn failed while no worker was left: the loop's thread is to fail what waits */
   int lost;            /* why there will be no workers any more; else 0 */
@@ -81,6 +84,7 @@ struct shunt__crew {
   } arguments;
 };
 
+#define SHUNT__RUNG_NS ((uint64_t)SHUNT__GRACE_MS * 1000000 / 2) /* cancel: ask; after this SIGTERM; after twice this SIGKILL */
 #define SHUNT__STILLBORN 3 /* workers in a row that may end before they finish a task */
 
 static inline shunt__crew_t *shunt__crew_of(shunt_t *rt) { return rt->lanes[SHUNT_LANE_PROCESS]; }
@@ -95,15 +99,18 @@ bool shunt__hand_withdraw(shunt__hand_t *h, uint32_t slot);                   /*
 void shunt__hand_recall(shunt__crew_t *c, shunt__hand_t *h);                  /* takes back all that it has not begun */
 shunt_task_t *shunt__hand_take(shunt__hand_t *h, uint32_t slot);              /* the worker is through with it */
 void shunt__hand_idle(shunt__crew_t *c, shunt__hand_t *h);                    /* it may have nothing to do: find it something */
-void shunt__hand_discard(shunt__crew_t *c, shunt__hand_t *h);                 /* kills it; its death comes as news */
+void shunt__hand_doom(shunt__crew_t *c, shunt__hand_t *h, uint32_t slot);     /* unless the task there ends, signals will follow */
+void shunt__hand_discard(shunt__crew_t *c, shunt__hand_t *h, int signal);     /* gives it up; its death comes as news */
+void shunt__hand_retire(shunt__crew_t *c, shunt__hand_t *h);                  /* sends it away if it is idle and one too many */
 void shunt__crew_bury(shunt__crew_t *c, shunt__hand_t *h, int wait_status);   /* takes the lock itself; frees h */
+void shunt__crew_unborn(shunt__crew_t *c, shunt__hand_t *h, int error);       /* the same for one that could not be forked */
 void shunt__crew_fail_waiting(shunt__crew_t *c, int error, const char *why);  /* takes the lock itself */
 void shunt__crew_look_later(shunt__crew_t *c);                                /* the loop's thread is to call shunt__crew_look */
 void shunt__region_unref(shunt__region_t *r);
 
 /* link.c; both on the loop's thread, without the lock */
 void shunt__hand_listen(shunt__crew_t *c, shunt__hand_t *h); /* acts on all that the worker has sent */
-void shunt__hand_orphan(shunt__crew_t *c, shunt__hand_t *h); /* the worker is dead: what it submitted is cancelled */
+void shunt__hand_orphan(shunt__crew_t *c, shunt__hand_t *h, uint32_t run); /* the worker is dead: what run `run` submitted is cancelled */
 void shunt__hand_wake(shunt__hand_t *h);                     /* any thread */
 
 /* process.c: argument memory. 0: full. */

@@ -27,7 +27,7 @@ enum shunt__message_kind {
   SHUNT__MSG_CAME_TO, /* reply: what the cancel came to, in `status` */
   SHUNT__MSG_NO_ROOM, /* reply: no worker can be had for what you wait for */
   SHUNT__MSG_RESULT,  /* up: of the task in run slot `slot` */
-  SHUNT__MSG_SUBMIT,  /* up: submit fn on the bytes, call it `cookie` */
+  SHUNT__MSG_SUBMIT,  /* up: submit fn on the bytes, call it `cookie`; `slot` is the index of the run that asks */
   SHUNT__MSG_CANCEL,  /* up: cancel the task `cookie` */
   SHUNT__MSG_WAITING, /* up: the worker waits in a call of ours */
   SHUNT__MSG_RESUMED, /* up: it goes on */
@@ -54,7 +54,7 @@ typedef struct {
     uint64_t cpu;
     uint64_t bound; /* a run's, a submit's: the deadline that it passes on */
   };
-  int32_t pid, died; /* done: the worker that ran it, and what wait() said of that one's end */
+  int32_t pid, died; /* result, done: the worker that ran it; done: what wait() said of that one's end */
   char bytes[SHUNT__MESSAGE_BYTES];
 } shunt__message_t;
 
@@ -74,9 +74,12 @@ static inline shunt__message_t *shunt__ring_slot(shunt__ring_t *r, uint32_t inde
   return &r->slots[index % SHUNT__RING_SLOTS];
 }
 
+/* How a worker sleeps: not, on the bell itself, or in poll(2) on a descriptor and on its pager, an eventfd. */
+enum { SHUNT__BELL_AWAKE, SHUNT__BELL_FUTEX, SHUNT__BELL_PAGER };
+
 /* What both sides map: the head of a worker's region. Results and large arguments of submits follow. */
 typedef struct {
-  _Alignas(64) _Atomic(uint32_t) bell; /* futex: 1 while the worker sleeps; the parent clears it and wakes */
+  _Alignas(64) _Atomic(uint32_t) bell; /* futex: how the worker sleeps; the parent clears it and wakes */
   shunt__ring_t run, reply, up;
 } shunt__link_t;
 

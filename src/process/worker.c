@@ -13,11 +13,14 @@
 
 #include "worker.h"
 
+#include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <unistd.h>
@@ -40,12 +43,13 @@ static struct {
   shunt__link_t *link; /* the region's head; its address is the region's */
   shunt__arena_t arena;
   char *arguments;
-  int doorbell;
+  int doorbell, pager;
   extent_t *extents;
   size_t out, sweep_at;
   shunt__strand_t *strand;
   uint32_t asked_seen;       /* what the running task was last woken for */
   bool no_room;              /* the parent's answer to WAITING */
+  struct pollfd *polled;     /* the descriptor that the running task waits for, or NULL */
   bool cancel_answered;      /* … and to CANCEL */
   shunt_cancel_t cancel_came_to;
 } w;
@@ -58,7 +62,9 @@ static shunt__extent_head_t *head_of(const extent_t *e) { return (shunt__extent_
 
 static void ring_doorbell(void) {
   uint64_t one = 1;
-  if (atomic_exchange(&w.link->up.listening, 0)) (void)!write(w.doorbell, &one, sizeof one);
+  if (!atomic_exchange(&w.link->up.listening, 0)) return;
+  /* A task that closed descriptors it had not opened: the parent reads our ring once more when we are gone. */
+  if (write(w.doorbell, &one, sizeof one) < 0 && errno != EAGAIN) _exit(71);
 }
 
 /* The next slot to fill. The parent's loop empties the ring, so this waits only as long as that loop is busy. */
@@ -191,12 +197,26 @@ static void serve_replies(void) {
 
 /* ---- waiting ---- */
 
+/* A page may come late, when the wait that it was meant for is over: then the next one is over early. */
+static void poll_and_hear(uint64_t deadline) {
+  struct pollfd fds[] = {*w.polled, {w.pager, POLLIN, 0}};
+  eventfd_t pages;
+  shunt__poll(fds, 2, deadline);
+  if (fds[1].revents) (void)eventfd_read(w.pager, &pages);
+  *w.polled = fds[0];
+}
+
 /* Sleeps until the parent rings, unless `anything` has happened. The bell goes up before the last look and the parent looks at it after each
  * change it makes, both sequentially consistent: no ring is lost. */
 static void sleep_unless(bool (*anything)(void), uint64_t deadline) {
-  atomic_store(&w.link->bell, 1);
-  if (!anything()) shunt__futex_wait(&w.link->bell, 1, deadline, true);
-  atomic_store(&w.link->bell, 0);
+  atomic_store(&w.link->bell, w.polled ? SHUNT__BELL_PAGER : SHUNT__BELL_FUTEX);
+  if (!anything()) {
+    if (w.polled)
+      poll_and_hear(deadline);
+    else
+      shunt__futex_wait(&w.link->bell, SHUNT__BELL_FUTEX, deadline, true);
+  }
+  atomic_store(&w.link->bell, SHUNT__BELL_AWAKE);
 }
 
 static bool replies_wait(void) {
@@ -222,21 +242,32 @@ static int uplink_sleep(shunt__strand_t *s, uint64_t deadline) {
   send_plain(SHUNT__MSG_WAITING, 0);
   for (;;) {
     serve_replies();
-    if (atomic_load(&s->word) != SHUNT__PARKED || asked_anew() || w.no_room || shunt__now() >= deadline) break;
+    if (atomic_load(&s->word) != SHUNT__PARKED || asked_anew() || shunt__now() >= deadline) break;
+    if (w.polled ? w.polled->revents : w.no_room) break;
     sleep_unless(something_for_waiter, deadline);
   }
   if (s->frame) w.asked_seen = atomic_load(s->frame->task->asked);
   send_plain(SHUNT__MSG_RESUMED, 0);
-  return w.no_room ? UV_EAGAIN : 0;
+  return w.no_room && !w.polled ? UV_EAGAIN : 0;
 }
 
-static const shunt__strand_ops_t worker_ops = {uplink_sleep, shunt__thread_yield, SHUNT__HELPS_NEVER};
+/* A wait like any other, during which the worker sleeps in another way. Never refused: what comes may come from outside. */
+static int uplink_wait_fd(shunt__strand_t *s, int fd, int events, uint64_t deadline) {
+  struct pollfd polled = {fd, (short)events, 0};
+  w.polled = &polled;
+  int err = shunt__park(s, deadline);
+  w.polled = NULL;
+  return polled.revents & POLLNVAL ? UV_EBADF : err;
+}
+
+static const shunt__strand_ops_t worker_ops = {uplink_sleep, uplink_wait_fd, shunt__thread_yield, SHUNT__HELPS_NEVER, true};
 
 /* ---- the uplink lane ---- */
 
 static void push(shunt_task_t *t) {
   shunt__message_t *m = next_up();
   m->kind = SHUNT__MSG_SUBMIT;
+  m->slot = atomic_load_explicit(&w.link->run.head, memory_order_relaxed);
   m->cookie = (uintptr_t)t;
   m->fn = (uintptr_t)t->fn;
   m->task_kind = t->kind;
@@ -258,6 +289,10 @@ static bool answered(void) { return replies_wait(); }
 
 static shunt_cancel_t end(shunt_task_t *t, int status) {
   (void)status;
+  if (t->asked != &t->state) { /* the task that runs here cancels itself */
+    atomic_fetch_or(t->asked, SHUNT__CANCEL);
+    return SHUNT_REQUESTED;
+  }
   w.cancel_answered = false;
   send_plain(SHUNT__MSG_CANCEL, (uintptr_t)t);
   while (serve_replies(), !w.cancel_answered) sleep_unless(answered, SHUNT__NEVER);
@@ -292,6 +327,7 @@ static void send_result(uint32_t slot, shunt_task_t *t, uint64_t cpu) {
   shunt__message_t *m = next_up();
   m->kind = SHUNT__MSG_RESULT;
   m->slot = slot;
+  m->pid = getpid();
   m->status = t ? t->outcome.status : UV_ENOMEM;
   m->cpu = cpu;
   if (t) {
@@ -366,17 +402,18 @@ static void volunteer(void) {
   close(fd);
 }
 
-void shunt__worker_main(const shunt__order_t *o, shunt_t *view, int region_fd, int arguments_fd, int doorbell_fd) {
+void shunt__worker_main(const shunt__order_t *o, shunt_t *view, shunt__worker_fds_t fds) {
   prctl(PR_SET_NAME, "shunt-worker");
   volunteer();
   w.rt = view;
   shunt__worker_view(w.rt);
   w.rt->make_result = make_block;
-  w.link = map(region_fd, o->region_size, MAP_SHARED);
-  w.arguments = map(arguments_fd, o->arguments_size, MAP_PRIVATE); /* so that a task may write to its argument */
-  w.doorbell = doorbell_fd;
-  close(arguments_fd);
-  if (shunt__arena_init(&w.arena, region_fd, sizeof *w.link, o->region_size)) _exit(71);
+  w.link = map(fds.region, o->region_size, MAP_SHARED);
+  w.arguments = map(fds.arguments, o->arguments_size, MAP_PRIVATE); /* so that a task may write to its argument */
+  w.doorbell = fds.doorbell;
+  w.pager = fds.pager;
+  close(fds.arguments);
+  if (shunt__arena_init(&w.arena, fds.region, sizeof *w.link, o->region_size)) _exit(71);
   w.strand = shunt__strand();
   if (!w.strand) _exit(71);
   w.strand->ops = &worker_ops;

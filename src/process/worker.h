@@ -7,8 +7,13 @@
 #include "../task.h"
 #include "zygote.h"
 
-/* What a worker process does, from its fork to its end. `view` is made into its view of the runtime. The descriptors are this worker's region, the arguments, and the parent's doorbell. */
-_Noreturn void shunt__worker_main(const shunt__order_t *o, shunt_t *view, int region_fd, int arguments_fd, int doorbell_fd);
+/* This worker's region, the arguments, the parent's doorbell, and this worker's pager. */
+typedef struct {
+  int region, arguments, doorbell, pager;
+} shunt__worker_fds_t;
+
+/* What a worker process does, from its fork to its end. `view` is made into its view of the runtime. */
+_Noreturn void shunt__worker_main(const shunt__order_t *o, shunt_t *view, shunt__worker_fds_t fds);
 
 /* What wait() said, put into an outcome. */
 static inline void shunt__how_it_died(shunt__outcome_t *o, int wait_status) {

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/single_threaded.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -41,7 +42,7 @@ bool shunt__in_worker(void) { return in_worker; }
 
 /* ---- descriptors over sockets ---- */
 
-enum { FDS_MAX = 3 };
+enum { FDS_MAX = 4 };
 
 static int send_with_fds(int socket, const void *data, size_t size, const int *fds, int n) {
   union {
@@ -112,15 +113,17 @@ static void *grow(void *array, size_t *room, size_t size) {
 static void keep_only_fds(const int *fds, int n) {
   /* Moved to 3, 4, …: first out of the way, then down. */
   int high[FDS_MAX];
-  for (int i = 0; i < n; i++) high[i] = fcntl(fds[i], F_DUPFD, 64 + n);
+  for (int i = 0; i < n; i++) high[i] = fcntl(fds[i], F_DUPFD, 3 + n);
   for (int i = 0; i < n; i++) dup3(high[i], 3 + i, O_CLOEXEC);
   if (!syscall(SYS_close_range, 3 + n, ~0u, 0)) return;
   long most = sysconf(_SC_OPEN_MAX);
   for (int fd = 3 + n; fd < most; fd++) close(fd);
 }
 
-static void spawn(int channel, const shunt__order_t *o, const int *fds) {
-  pid_t zygote_pid = getpid(), pid = fork();
+static void spawn(int channel, const shunt__order_t *o, const int *fds, int n) {
+  pid_t zygote_pid = getpid();
+  errno = EMFILE; /* descriptors that do not fit into our table do not come through */
+  pid_t pid = n == FDS_MAX ? fork() : -1;
   if (pid == 0) {
     in_worker = true;
     setpgid(0, 0);
@@ -130,7 +133,7 @@ static void spawn(int channel, const shunt__order_t *o, const int *fds) {
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     keep_only_fds(fds, FDS_MAX);
-    shunt__worker_main(o, zygote.rt, 3, 4, 5);
+    shunt__worker_main(o, zygote.rt, (shunt__worker_fds_t){3, 4, 5, 6});
   }
   shunt__news_t news = {pid < 0 ? SHUNT__NEWS_FAILED : SHUNT__NEWS_SPAWNED, o->worker, pid, pid < 0 ? -errno : 0};
   if (pid > 0) {
@@ -152,21 +155,26 @@ static bool has_workers(int channel) {
   return false;
 }
 
+static void report_death(pid_t pid, int status) {
+  for (size_t i = 0; i < z.count; i++) {
+    if (z.children[i].pid != pid) continue;
+    shunt__news_t news = {SHUNT__NEWS_DIED, z.children[i].worker, pid, status};
+    int channel = z.children[i].channel;
+    z.children[i] = z.children[--z.count];
+    send_with_fds(channel, &news, sizeof news, NULL, 0);
+    return;
+  }
+}
+
 static void reap(void) {
   struct signalfd_siginfo drop;
   while (read(z.children_fd, &drop, sizeof drop) > 0) {
   }
-  int status;
-  for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
-    for (size_t i = 0; i < z.count; i++) {
-      if (z.children[i].pid != pid) continue;
-      child_t c = z.children[i];
-      z.children[i] = z.children[--z.count];
-      kill(-pid, SIGKILL); /* what it left behind in its group */
-      shunt__news_t news = {SHUNT__NEWS_DIED, c.worker, pid, status};
-      send_with_fds(c.channel, &news, sizeof news, NULL, 0);
-      break;
-    }
+  for (siginfo_t info = {0}; !waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) && info.si_pid; info.si_pid = 0) {
+    int status;
+    kill(-info.si_pid, SIGKILL); /* what it left behind in its group, whose number is its own until it is reaped */
+    waitpid(info.si_pid, &status, 0);
+    report_death(info.si_pid, status);
   }
 }
 
@@ -188,25 +196,25 @@ static bool serve(int channel) {
   ssize_t got = receive_with_fds(channel, &o, sizeof o, fds, &n);
   if (got == -EAGAIN) return true;
   if (got != sizeof o || o.kind == SHUNT__ORDER_END) return false;
-  if (o.kind == SHUNT__ORDER_SPAWN && n == FDS_MAX) spawn(channel, &o, fds);
+  if (o.kind == SHUNT__ORDER_SPAWN) spawn(channel, &o, fds, n);
   if (o.kind == SHUNT__ORDER_KILL) kill_workers(channel, o.worker, false, o.signal);
   while (n > 0) close(fds[--n]);
   return true;
+}
+
+static _Noreturn void end_with_program(void) {
+  for (size_t i = 0; i < z.count; i++) kill(-z.children[i].pid, SIGKILL);
+  _exit(0);
 }
 
 static void add_channel(void) {
   char byte;
   int fd, n;
   ssize_t got = receive_with_fds(z.control, &byte, 1, &fd, &n);
-  if (got == 0) _exit(0); /* the program has gone */
+  if (got == 0) end_with_program();
   if (got < 0 || n != 1) return;
   if (FIXED + z.channels == z.room) z.polls = grow(z.polls, &z.room, sizeof *z.polls);
   z.polls[FIXED + z.channels++] = (struct pollfd){fd, POLLIN, 0};
-}
-
-static void end_with_program(void) {
-  for (size_t i = 0; i < z.count; i++) kill(-z.children[i].pid, SIGKILL);
-  _exit(0);
 }
 
 static void default_signals(void) {
@@ -216,9 +224,18 @@ static void default_signals(void) {
   sigprocmask(SIG_SETMASK, &mask, NULL); /* workers unblock all again */
 }
 
+/* If the program has closed 0, 1 or 2, ours must not take their place: a worker prints to them. */
+static void fill_stdio(void) {
+  int fd;
+  do fd = open("/dev/null", O_RDWR);
+  while (fd >= 0 && fd <= 2);
+  if (fd > 2) close(fd);
+}
+
 static _Noreturn void zygote_main(int control, int program) {
   setpgid(0, 0); /* the terminal's Ctrl-C is for the program */
   default_signals();
+  fill_stdio();
   keep_only_fds((int[]){control, program}, program < 0 ? 1 : 2);
   prctl(PR_SET_NAME, "shunt-zygote");
   sigset_t chld;
@@ -243,9 +260,23 @@ static _Noreturn void zygote_main(int control, int program) {
 
 /* ---- inside the program ---- */
 
-/* A fork that is invisible to wait() and raises no SIGCHLD: exit signal 0. Only to fork once more, properly, and leave: the thread library
- * has not been told of this one. */
-static pid_t quiet_fork(void) { return (pid_t)syscall(SYS_clone, 0L, 0L, 0L, 0L, 0L); }
+/* A fork that is invisible to wait() and raises no SIGCHLD: exit signal 0. Only to fork once more, properly, and leave: the C library has not
+ * been told of this one. So not in a program that has threads already, one of which might hold malloc's lock: then a fork as any other, and
+ * the program may see one SIGCHLD. */
+static pid_t quiet_fork(void) { return __libc_single_threaded ? (pid_t)syscall(SYS_clone, 0L, 0L, 0L, 0L, 0L) : fork(); }
+
+/* Like a pair of sockets, but never in the place of a descriptor from 0 to 2 that the program has closed. */
+static int socket_pair(int ends[2]) {
+  int low[2];
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, low)) return -errno;
+  ends[0] = fcntl(low[0], F_DUPFD_CLOEXEC, 3);
+  ends[1] = fcntl(low[1], F_DUPFD_CLOEXEC, 3);
+  int err = ends[0] < 0 || ends[1] < 0 ? -errno : 0;
+  close(low[0]);
+  close(low[1]);
+  if (err && ends[0] >= 0) close(ends[0]);
+  return err;
+}
 
 static int fork_zygote(int control, int keep) {
   int program = (int)syscall(SYS_pidfd_open, getpid(), 0); /* absent before Linux 5.3: then the control socket's end must do */
@@ -261,7 +292,7 @@ static int fork_zygote(int control, int keep) {
   }
   int err = middle < 0 ? -errno : 0, status = 0;
   if (middle > 0) {
-    while (waitpid(middle, &status, __WCLONE) < 0 && errno == EINTR) {
+    while (waitpid(middle, &status, __WALL) < 0 && errno == EINTR) {
     }
     err = WIFEXITED(status) ? -WEXITSTATUS(status) : UV_EAGAIN;
   }
@@ -274,9 +305,10 @@ static int start_locked(shunt_t *rt) {
   if (zygote.owner == getpid()) return 0;
   if (zygote.control >= 0) close(zygote.control); /* the one of the program that forked us */
   zygote.control = -1;
-  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends)) return -errno;
+  int err = socket_pair(ends);
+  if (err) return err;
   zygote.rt = rt;
-  int err = fork_zygote(ends[1], ends[0]);
+  err = fork_zygote(ends[1], ends[0]);
   close(ends[1]);
   if (err) {
     close(ends[0]);
@@ -295,10 +327,10 @@ int shunt__zygote_start(shunt_t *rt) {
 }
 
 int shunt__zygote_channel(void) {
-  int ends[2];
-  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends)) return -errno;
+  int ends[2], err = socket_pair(ends);
+  if (err) return err;
   pthread_mutex_lock(&zygote.lock);
-  int err = send_with_fds(zygote.control, "", 1, &ends[1], 1);
+  err = send_with_fds(zygote.control, "", 1, &ends[1], 1);
   pthread_mutex_unlock(&zygote.lock);
   close(ends[1]);
   if (!err) return ends[0];

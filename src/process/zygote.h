@@ -16,7 +16,7 @@ typedef struct {
   uint32_t kind;
   uint32_t worker; /* the runtime's name for it */
   int32_t signal;  /* kill: to the worker's process group */
-  uint64_t region_size, arguments_size; /* spawn: these, and three descriptors: region, arguments, doorbell */
+  uint64_t region_size, arguments_size; /* spawn: these, and four descriptors: region, arguments, doorbell, pager */
   int (*init)(void *data);
   void *data;
 } shunt__order_t;

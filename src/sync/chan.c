@@ -1,13 +1,15 @@
 /* A channel: a ring of elements, and a line of those who wait to send or to receive.
  *
- * Promises: an element whose send returned 0 is received once, in the order of the sends; one whose send failed, never.
+ * Promises: an element whose send returned 0 is received once, in the order of the sends; one whose
+ * send failed, never.
  *
- * Operation: an element goes from the sender into the ring, or straight to the first receiver in line; when a receive makes room, the
- * first sender's element moves up into the ring in the same step. So senders are in line only when the ring is full, receivers only when it is
- * empty and nobody sends, and one line is enough for both. With no ring at all (capacity 0) every element goes from hand to hand.
+ * Operation: an element goes from the sender into the ring, or straight to the first receiver in line;
+ * when a receive makes room, the first sender's element moves up into the ring in the same step. So
+ * senders are in line only when the ring is full, receivers only when it is empty and nobody sends, and
+ * one line is enough for both. With no ring at all (capacity 0) every element goes from hand to hand.
  *
- * Safety: `with` of a node in line is the element there: read for a sender, written for a receiver, under the lock and while its owner,
- * on whose stack it may lie, waits. */
+ * Safety: `with` of a node in line is the element there: read for a sender, written for a receiver,
+ * under the lock and while its owner, on whose stack it may lie, waits. */
 #include <config.h>
 
 #include <shunt/sync.h>
@@ -71,11 +73,6 @@ static void get(shunt_chan_t *c, void *element) {
   c->count--;
 }
 
-static int stand_in_line(shunt_chan_t *c, bool receives, shunt__strand_t *s, void *element, uint64_t timeout_ms) {
-  c->receivers = receives;
-  return shunt__line_wait(&c->line, s, element, timeout_ms);
-}
-
 int shunt_chan_send(shunt_chan_t *c, const void *element, uint64_t timeout_ms) {
   shunt__strand_t *s, *next = NULL;
   int err = shunt__line_enter(&c->line, &s);
@@ -88,7 +85,8 @@ int shunt_chan_send(shunt_chan_t *c, const void *element, uint64_t timeout_ms) {
   } else if (c->count < c->capacity) {
     put(c, element);
   } else {
-    return stand_in_line(c, false, s, (void *)(uintptr_t)element, timeout_ms);
+    c->receivers = false;
+    return shunt__line_wait(&c->line, s, (void *)(uintptr_t)element, timeout_ms);
   }
   shunt__line_unlock(&c->line, next);
   return err;
@@ -110,7 +108,8 @@ int shunt_chan_recv(shunt_chan_t *c, void *element, uint64_t timeout_ms) {
   } else if (c->closed) {
     err = UV_EOF;
   } else {
-    return stand_in_line(c, true, s, element, timeout_ms);
+    c->receivers = true;
+    return shunt__line_wait(&c->line, s, element, timeout_ms);
   }
   shunt__line_unlock(&c->line, next);
   return err;

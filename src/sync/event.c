@@ -1,5 +1,5 @@
-/* An event: set or not, and a line of those who wait until it is. Setting it lets all go who are in line at that moment, so a reset right
- * after it holds up only those who come later. */
+/* An event: set or not, and a line of those who wait until it is. Setting it lets all go who are in
+ * line at that moment, so a reset right after it holds up only those who come later. */
 #include <config.h>
 
 #include <shunt/sync.h>

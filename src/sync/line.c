@@ -56,13 +56,15 @@ shunt__strand_t *shunt__line_hand(shunt__line_t *l, int outcome) {
   return s;
 }
 
-static int outcome(const shunt__waiting_t *w) { return atomic_load_explicit(&w->outcome, memory_order_acquire); }
+static int outcome_of(const shunt__waiting_t *w) {
+  return atomic_load_explicit(&w->outcome, memory_order_acquire);
+}
 
-/* Ends a wait that nobody ended, if there is cause. Whether the task should end is asked only now, when nothing can be handed over: it must
- * not be told so by a call that then succeeds. */
+/* Ends a wait that nobody ended, if there is cause. Whether the task should end is asked only here, when
+ * nothing can be handed over any more: it must not be told so by a call that then succeeds. */
 static void leave_if_due(shunt__line_t *l, shunt__waiting_t *w, int err, uint64_t deadline) {
   pthread_mutex_lock(&l->lock);
-  if (outcome(w) == WAITING) {
+  if (outcome_of(w) == WAITING) {
     if (!err) err = shunt__told(w->strand->frame);
     if (!err && deadline != SHUNT__NEVER && shunt__now() >= deadline) err = UV_ETIMEDOUT;
     if (err) {
@@ -82,11 +84,11 @@ int shunt__line_wait(shunt__line_t *l, shunt__strand_t *s, void *with, uint64_t 
   append(l, &w);
   pthread_mutex_unlock(&l->lock);
   uint64_t deadline = timeout_ms == SHUNT_FOREVER ? SHUNT__NEVER : shunt__deadline(timeout_ms);
-  while (outcome(&w) == WAITING) {
+  while (outcome_of(&w) == WAITING) {
     int err = shunt__park(s, deadline);
-    if (outcome(&w) == WAITING) leave_if_due(l, &w, err, deadline);
+    if (outcome_of(&w) == WAITING) leave_if_due(l, &w, err, deadline);
   }
-  return outcome(&w);
+  return outcome_of(&w);
 }
 
 int shunt__line_close(shunt__line_t *l, bool in_use) {

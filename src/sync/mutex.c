@@ -1,4 +1,5 @@
-/* A mutex: an owner, and a line of those who will be. Unlocking makes the first in line the owner; it is never free meanwhile. */
+/* A mutex: an owner, and a line of those who will be. Unlocking makes the first in line the owner; it
+ * is never free meanwhile. */
 #include <config.h>
 
 #include <shunt/sync.h>
@@ -14,9 +15,9 @@ struct shunt_mutex {
 
 static void *identity(shunt__strand_t *s) { return s->frame ? (void *)s->frame->task : s; }
 
-/* Does this very stack hold the lock? Then waiting for it would never end: the caller has it, or somebody below, who ran the caller's task in
- * place of waiting for it. */
-static bool is_mine(const void *owner, const shunt__strand_t *s) {
+/* Is it held on this very stack, by the caller itself or by a task below, which runs the caller's in place of
+ * waiting for it? Then to wait would never end. */
+static bool held_here(const void *owner, const shunt__strand_t *s) {
   for (const shunt__frame_t *f = s->frame; f; f = f->outer)
     if (f->task == owner) return true;
   return owner == s;
@@ -43,7 +44,7 @@ int shunt_mutex_lock(shunt_mutex_t *m, uint64_t timeout_ms) {
   if (err) return err;
   if (!m->owner)
     m->owner = identity(s);
-  else if (is_mine(m->owner, s))
+  else if (held_here(m->owner, s))
     err = SHUNT_EDEADLK;
   else
     return shunt__line_wait(&m->line, s, identity(s), timeout_ms);

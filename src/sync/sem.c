@@ -1,5 +1,5 @@
-/* A limiter: so many permits, and a line of those who want one. A permit that is released while somebody waits goes to the first in line
- * and is never back in between. */
+/* A limiter: so many permits, and a line of those who want one. A permit that is released while
+ * somebody waits goes to the first in line and is never back in between. */
 #include <config.h>
 
 #include <shunt/sync.h>

@@ -15,7 +15,6 @@
 #include "pool.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -80,12 +79,8 @@ static bool spawn(shunt__pool_t *p) {
   if (!w) return false;
   w->pool = p;
   w->busy = true;
-  sigset_t all, old;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &old); /* the program's signals are for the program's threads */
-  int err = pthread_create(&w->thread, NULL, work, w);
-  pthread_sigmask(SIG_SETMASK, &old, NULL);
-  if (err) {
+  p->refused = shunt__thread_create(&w->thread, work, w) != 0;
+  if (p->refused) {
     free(w);
     return false;
   }
@@ -107,7 +102,7 @@ bool shunt__pool_add(shunt__pool_t *p) {
 
 static void call_governor(shunt__pool_t *p) {
   if (!p->governor.exists)
-    p->governor.exists = !pthread_create(&p->governor.thread, NULL, shunt__govern, p);
+    p->governor.exists = !shunt__thread_create(&p->governor.thread, shunt__govern, p);
   else
     pthread_cond_signal(&p->governor.trouble);
 }
@@ -138,12 +133,13 @@ static bool idle(shunt__pool_t *p, shunt__worker_t *w) {
   int err = 0;
   leave_busy(w);
   p->idle++;
+  staff(p); /* it may have left because there were too many at work */
   while (!p->summoned && !p->closing && err != ETIMEDOUT) err = pthread_cond_timedwait(&p->work, &p->lock, &ts);
   bool summoned = p->summoned > 0;
   if (summoned) p->summoned--;
   p->idle--;
   enter_busy(w);
-  return summoned || shunt__pool_ready(p);
+  return summoned || (shunt__pool_ready(p) && !p->closing);
 }
 
 static void exited(void *strand) { shunt__run_exited(strand); }
@@ -188,6 +184,7 @@ static void leave(void *arg) {
   staff(p);
   if (!p->threads) pthread_cond_signal(&p->gone);
   pthread_mutex_unlock(&p->lock);
+  shunt__strand_plain(); /* destructors of the task's own may still wait in here */
   free(w);
   if (join) pthread_join(last, NULL);
 }
@@ -207,7 +204,7 @@ static void *work(void *arg) {
   w->tid = (pid_t)syscall(SYS_gettid);
   if (s) {
     do {
-      for (shunt_task_t *t; (t = take(p));) run(p, w, t, s);
+      for (shunt_task_t *t; p->busy <= p->rt->options.max_threads && (t = take(p));) run(p, w, t, s);
     } while (idle(p, w));
   }
   pthread_mutex_unlock(&p->lock);
@@ -217,27 +214,50 @@ static void *work(void *arg) {
 
 /* ---- waiting in a task: the worker does not count, and a substitute takes over ---- */
 
+static void step_back(shunt__pool_t *p, shunt__worker_t *w) {
+  leave_busy(w);
+  p->computing_now -= w->cpu;
+  staff(p);
+}
+
+static void step_in(shunt__pool_t *p, shunt__worker_t *w) {
+  enter_busy(w);
+  p->computing_now += w->cpu;
+}
+
 static int worker_sleep(shunt__strand_t *s, uint64_t deadline) {
   shunt__worker_t *w = s->owner;
   shunt__pool_t *p = w->pool;
   pthread_mutex_lock(&p->lock);
-  leave_busy(w);
-  p->computing_now -= w->cpu;
-  staff(p);
+  step_back(p, w);
   /* Nobody at work, nobody on the way, and no thread to be had: the wait could be for what nobody will run. */
-  bool stuck = shunt__pool_ready(p) && !p->busy && !p->summoned && p->threads >= CEILING(p);
+  bool none = p->threads >= CEILING(p) || p->refused;
+  bool stuck = deadline == SHUNT__NEVER && shunt__pool_ready(p) && !p->busy && !p->summoned && none;
   if (!stuck) {
     pthread_mutex_unlock(&p->lock);
     shunt__thread_sleep(s, deadline);
     pthread_mutex_lock(&p->lock);
   }
-  enter_busy(w);
-  p->computing_now += w->cpu;
+  step_in(p, w);
   pthread_mutex_unlock(&p->lock);
   return stuck ? UV_EAGAIN : 0;
 }
 
-static const shunt__strand_ops_t worker_ops = {worker_sleep, shunt__thread_yield, SHUNT__HELPS};
+/* Never refused: what the descriptor waits for may come from outside. */
+static int worker_wait_fd(shunt__strand_t *s, int fd, int events, uint64_t deadline) {
+  shunt__worker_t *w = s->owner;
+  shunt__pool_t *p = w->pool;
+  pthread_mutex_lock(&p->lock);
+  step_back(p, w);
+  pthread_mutex_unlock(&p->lock);
+  int err = shunt__thread_wait_fd(s, fd, events, deadline);
+  pthread_mutex_lock(&p->lock);
+  step_in(p, w);
+  pthread_mutex_unlock(&p->lock);
+  return err;
+}
+
+static const shunt__strand_ops_t worker_ops = {worker_sleep, worker_wait_fd, shunt__thread_yield, SHUNT__HELPS, true};
 
 /* ---- the lane ---- */
 
@@ -246,7 +266,11 @@ static void push(shunt_task_t *t) {
   pthread_mutex_lock(&p->lock);
   append(p, t);
   staff(p);
+  bool hopeless = !p->threads && !p->governor.exists && unlink_task(p, t); /* nobody will ever come */
   pthread_mutex_unlock(&p->lock);
+  if (!hopeless) return;
+  shunt__settle_error(t, UV_EAGAIN, "the system refuses the first thread of the pool");
+  shunt__run_over(t);
 }
 
 static bool take_out(shunt_task_t *t) {
@@ -258,7 +282,7 @@ static bool take_out(shunt_task_t *t) {
 }
 
 static bool help(shunt_task_t *t, shunt__strand_t *s, bool joined) {
-  if (!take_out(t)) return false;
+  if (s->ops->helps != SHUNT__HELPS || !shunt__stack_left() || !take_out(t)) return false;
   run_task(t, s, joined);
   return true;
 }

@@ -41,6 +41,7 @@ struct shunt__pool {
   pthread_cond_t gone;          /* close waits here */
   pthread_t last;               /* the last worker that left, not joined yet */
   bool has_last, closing, left_behind;
+  bool refused; /* the system refused the last thread that was asked for */
 
   struct {
     pthread_t thread;
