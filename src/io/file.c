@@ -20,7 +20,7 @@ shunt_task_t *shunt__io_offload(shunt__strand_t *s, shunt_fn fn, void *arg, shun
   if (!t) return NULL;
   t->reason = "a part of a task on the loop that may block";
   t->arg_block = argument;
-  atomic_fetch_add(&rt->in_flight, 1); /* no look at the door: stop waits for the task that we are a part of */
+  shunt__hold(rt); /* no look at the door: stop waits for the task that this one is a part of */
   shunt__more_pending(rt);
   shunt__live_add(t);
   atomic_load(&t->ops)->push(t);

@@ -50,20 +50,24 @@ static bool is_file(int fd) {
   return !fstat(fd, &st) && (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode) || S_ISDIR(st.st_mode));
 }
 
-/* UV_EAGAIN: it would have to wait. */
-static ssize_t try(shunt__strand_t *s, shunt__move_t m) {
-  ssize_t n = m.n ? over_socket(&m) : UV_ENOTSOCK; /* to read nothing from a socket is no reason to wait */
-  if (n != UV_ENOTSOCK) return n;
-  if (is_file(m.fd)) return shunt__io_move_file(s, &m);
-  n = quietly(move_now, &m);
-  return n == UV_ENOTSUP ? quietly(move_in_turn, &m) : n;
+/* False: it has to wait. Else *n is what came of it. */
+static bool try(shunt__strand_t *s, shunt__move_t m, ssize_t *n) {
+  *n = m.n ? over_socket(&m) : UV_ENOTSOCK; /* to read nothing from a socket is no reason to wait */
+  if (*n != UV_ENOTSOCK) return *n != UV_EAGAIN;
+  if (is_file(m.fd)) {
+    *n = shunt__io_move_file(s, &m);
+    return true;
+  }
+  *n = quietly(move_now, &m);
+  if (*n == UV_ENOTSUP) *n = quietly(move_in_turn, &m);
+  return *n != UV_EAGAIN;
 }
 
 static ssize_t move(shunt__move_t m) {
   shunt__strand_t *s;
   int err = shunt__io_enter(&s);
-  ssize_t n = UV_EAGAIN;
-  while (!err && (n = try(s, m)) == UV_EAGAIN) err = shunt__io_wait(s, m.fd, m.out ? POLLOUT : POLLIN, SHUNT__NEVER);
+  ssize_t n = 0;
+  while (!err && !try(s, m, &n)) err = shunt__io_wait(s, m.fd, m.out ? POLLOUT : POLLIN, SHUNT__NEVER);
   return err ? err : n;
 }
 

@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 #include <uv.h>
 
@@ -26,10 +27,18 @@ int shunt__arena_fd(const char *name, uint64_t size) {
   return err;
 }
 
+/* What a limit leaves for one mapping of several, or for one file. */
+static uint64_t limited(uint64_t size, int resource, uint64_t share) {
+  struct rlimit limit;
+  if (getrlimit(resource, &limit) || limit.rlim_cur == RLIM_INFINITY) return size;
+  return size * share > limit.rlim_cur ? pages(limit.rlim_cur / share) : size;
+}
+
 uint64_t shunt__arena_default_size(void) {
   uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE), size = UINT64_C(1) << 30;
   while (size < memory && size < UINT64_C(1) << 38) size *= 2;
-  return size;
+  size = limited(size, RLIMIT_FSIZE, 2); /* or ftruncate would end the program by SIGXFSZ */
+  return limited(size, RLIMIT_AS, 16);
 }
 
 static shunt__hole_t *new_hole(uint64_t offset, uint64_t size, shunt__hole_t *next) {

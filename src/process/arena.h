@@ -32,7 +32,7 @@ void shunt__arena_fini(shunt__arena_t *a);
 uint64_t shunt__arena_take(shunt__arena_t *a, uint64_t size);
 void shunt__arena_give(shunt__arena_t *a, uint64_t offset, uint64_t size);
 
-/* As large as this machine's memory: the most that a region could ever use. */
+/* As large as this machine's memory, the most that a region could ever use; less under `ulimit -f` and `ulimit -v`. */
 uint64_t shunt__arena_default_size(void);
 
 #endif

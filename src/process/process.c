@@ -221,6 +221,7 @@ static void on_news(uv_poll_t *poll, int status, int events) {
 
 static int open_arguments(shunt__crew_t *c) {
   uint64_t size = shunt__arena_default_size();
+  if (size < 1 << 20) return UV_EFBIG; /* ulimit -f or -v leaves too little */
   int fd = shunt__arena_fd("shunt-arguments", size);
   if (fd < 0) return fd;
   c->arguments.base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);

@@ -2,7 +2,7 @@
  *
  * It was forked by the first shunt_start before the library had a thread, so what it forks is whole: no lock is held by a thread that is
  * not there. It is no child of the program (an intermediate process forked it and left), so the program's wait() and SIGCHLD do not
- * see it. Each runtime has a channel to it: a SOCK_SEQPACKET socket on which spawns and kills go there, and deaths come back.
+ * see it, unless the program adopts orphans (as process 1, or by PR_SET_CHILD_SUBREAPER). Each runtime has a channel to it: a SOCK_SEQPACKET socket on which spawns and kills go there, and deaths come back.
  * Closing the channel ends the runtime's workers; the program's end, seen by a pidfd, ends all. */
 #ifndef SHUNT_ZYGOTE_H
 #define SHUNT_ZYGOTE_H
