@@ -2,8 +2,8 @@
  *
  *     fibers [rounds]
  *
- * Prints a line for each: its name and nanoseconds an operation, the median over the rounds. bench/peers does the same in Go
- * and in Rust with tokio, and bench/peers/run puts them side by side. */
+ * Prints a line for each: its name and nanoseconds an operation, the median over the rounds. bench/peers does
+ * the same in Go and in Rust with tokio, and bench/peers/run puts them side by side. */
 #include <shunt.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,7 +25,8 @@ static void *nothing(void *arg) { return arg; }
 static double submit_and_join(void) {
   uint64_t start = uv_hrtime();
   for (int i = 0; i < TASKS; i++)
-    check(shunt_join(shunt_submit(shunt_current(), nothing, NULL, SHUNT_WITH(.kind = SHUNT_ASYNC)), NULL), "join");
+    check(shunt_join(shunt_submit(shunt_current(), nothing, NULL, SHUNT_WITH(.kind = SHUNT_ASYNC)), NULL),
+          "join");
   return since(start, TASKS);
 }
 

@@ -1,4 +1,5 @@
-/* The door: how many tasks are in flight, whether there is room for one more, and whether the runtime still takes any. */
+/* The door: how many tasks are in flight, whether there is room for one more, and whether the runtime still
+ * takes any. */
 #include <config.h>
 
 #include "internal.h"
@@ -41,7 +42,8 @@ static int wait_for_room(shunt_t *rt) {
   pthread_mutex_lock(&rt->room.lock);
   me.next = rt->room.first;
   rt->room.first = &me;
-  /* Sequentially consistent, as is less_pending's pair: either it sees us here, or we see the room it made. */
+  /* Sequentially consistent, as is less_pending's pair: either it sees us here, or we see the room it
+   * made. */
   atomic_fetch_add(&rt->room.count, 1);
   pthread_mutex_unlock(&rt->room.lock);
   while (!(err = is_open(rt) ? shunt__told(me.strand->frame) : SHUNT_ECLOSED) && !take_room(rt))

@@ -1,10 +1,12 @@
 /* Waiting for tasks.
  *
- * There is one wait, for any of n tasks; awaiting one is n = 1, awaiting all is one after another. It hangs a node on each task, parks the
- * strand until one has settled, and takes the nodes off again. How a strand parks is its own business: a fiber suspends, a thread
- * sleeps on a futex, a worker process serves its link to the parent.
+ * There is one wait, for any of n tasks; awaiting one is n = 1, awaiting all is one after another. It hangs a
+ * node on each task, parks the strand until one has settled, and takes the nodes off again. How a strand
+ * parks is its own business: a fiber suspends, a thread sleeps on a futex, a worker process serves its link
+ * to the parent.
  *
- * A node lies on the waiter's stack, so the waiter may not leave while a settler can touch it: `fired` is the settler's last write. */
+ * A node lies on the waiter's stack, so the waiter may not leave while a settler can touch it: `fired` is the
+ * settler's last write. */
 #include <config.h>
 
 #include <sched.h>
@@ -30,7 +32,8 @@ static void wake_strand(shunt__waiter_t *w) {
 
 static void unhook(shunt_task_t *t, node_t *n) {
   if (shunt__waiter_remove(t, &n->waiter)) return;
-  /* The settler has the list in hand and will touch n once, at most as many wakes away as there are waiters. */
+  /* The settler has the list in hand and will touch n once, at most as many wakes away as there are
+   * waiters. */
   while (!atomic_load_explicit(&n->fired, memory_order_acquire)) sched_yield();
 }
 
@@ -40,10 +43,12 @@ static int first_settled(shunt_task_t *const tasks[], size_t n) {
   return SHUNT_EPENDING;
 }
 
-/* How a wait ends early. A join does not run from a cancel: the function might still touch what the caller is about to free. */
+/* How a wait ends early. A join does not run from a cancel: the function might still touch what the caller is
+ * about to free. */
 enum { HEED_CANCEL, IGNORE_CANCEL };
 
-static int park_until_one(shunt__strand_t *s, shunt_task_t *const tasks[], size_t n, uint64_t deadline, int heed) {
+static int park_until_one(shunt__strand_t *s, shunt_task_t *const tasks[], size_t n, uint64_t deadline,
+                          int heed) {
   bool passed_on = false;
   for (int err;;) {
     int i = first_settled(tasks, n);
@@ -77,18 +82,21 @@ static int wait_any(shunt__strand_t *s, shunt_task_t *const tasks[], size_t n, u
 
 /* ---- one ---- */
 
-/* Running t here instead of waiting for it. Not for a wait with a limit and not in a task with a deadline, which running in place could
- * not keep; on the loop only for a join, as any other wait shall end when the waiting task is cancelled. Whether there is stack enough is for the
- * lane to say. */
+/* Running t here instead of waiting for it. Not for a wait with a limit and not in a task with a deadline,
+ * which running in place could not keep; on the loop only for a join, as any other wait shall end when the
+ * waiting task is cancelled. Whether there is stack enough is for the lane to say. */
 static bool may_help(const shunt_task_t *t, const shunt__strand_t *s, uint64_t deadline, int heed) {
   const shunt__lane_ops_t *lane = atomic_load(&t->ops);
   if (!lane->help || deadline != SHUNT__NEVER) return false;
-  if (s->ops->helps == SHUNT__HELPS_NEVER || (s->ops->helps == SHUNT__HELPS_JOINS && heed == HEED_CANCEL)) return false;
-  if (t->by_value && t->alarm.when) return false; /* settles at its deadline, whether its function has returned or not */
+  if (s->ops->helps == SHUNT__HELPS_NEVER || (s->ops->helps == SHUNT__HELPS_JOINS && heed == HEED_CANCEL))
+    return false;
+  if (t->by_value && t->alarm.when) return false; /* settles at its deadline, whether its function has
+                                                     returned or not */
   return !(s->frame && s->frame->limited) && !shunt__asked(s->frame);
 }
 
-/* It may come to nothing: t is not queued, or this is no place for it, or a cancel takes it just then. The wait goes on in any case. */
+/* It may come to nothing: t is not queued, or this is no place for it, or a cancel takes it just then. The
+ * wait goes on in any case. */
 static void help(shunt_task_t *t, shunt__strand_t *s, int heed) {
   shunt__hold(t->rt);
   if (!shunt__settled(t)) atomic_load(&t->ops)->help(t, s, heed == IGNORE_CANCEL);
@@ -112,7 +120,9 @@ static int wait_one(shunt_task_t *t, uint64_t deadline, int heed) {
 }
 
 /* Every reason not to wait is one to its callers, who then keep what they would have released. */
-int shunt__wait_to_end(shunt_task_t *t) { return wait_one(t, SHUNT__NEVER, IGNORE_CANCEL) ? SHUNT_EDEADLK : 0; }
+int shunt__wait_to_end(shunt_task_t *t) {
+  return wait_one(t, SHUNT__NEVER, IGNORE_CANCEL) ? SHUNT_EDEADLK : 0;
+}
 
 static int result_of(shunt_task_t *t, void **result) {
   int status = shunt_status(t);

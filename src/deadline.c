@@ -1,7 +1,8 @@
 /* Deadlines of tasks: one heap behind a lock, one timer on the loop.
  *
- * A task is in the heap from submit until it settles or its deadline comes. Both ends take it out under the lock, so the timer never
- * meets a task that is gone: a task found in the heap has not settled, and its settler waits for the lock. */
+ * A task is in the heap from submit until it settles or its deadline comes. Both ends take it out under the
+ * lock, so the timer never meets a task that is gone: a task found in the heap has not settled, and its
+ * settler waits for the lock. */
 #include <config.h>
 
 #include <stddef.h>

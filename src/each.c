@@ -1,7 +1,8 @@
 /* Tasks in order of completion.
  *
- * A node hangs on each task; settling one appends its node to a list and wakes whoever waits for the next. The list has a lock, which the settler
- * holds for two stores; it may still hold it when the caller has seen the last node, so whoever frees takes the lock first. */
+ * A node hangs on each task; settling one appends its node to a list and wakes whoever waits for the next.
+ * The list has a lock, which the settler holds for two stores; it may still hold it when the caller has seen
+ * the last node, so whoever frees takes the lock first. */
 #include <config.h>
 
 #include <pthread.h>
@@ -41,7 +42,8 @@ static void append(shunt__waiter_t *w) {
 }
 
 int shunt_each(shunt_each_t **out, shunt_task_t *const tasks[], size_t n) {
-  shunt_each_t *e = *out = n < SIZE_MAX / 2 / sizeof(node_t) ? calloc(1, sizeof *e + n * sizeof *e->nodes) : NULL;
+  shunt_each_t *e = *out =
+      n < SIZE_MAX / 2 / sizeof(node_t) ? calloc(1, sizeof *e + n * sizeof *e->nodes) : NULL;
   shunt_task_t **copy = e ? malloc((n ? n : 1) * sizeof(shunt_task_t *)) : NULL;
   if (!copy) {
     free(e);

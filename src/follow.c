@@ -1,7 +1,7 @@
 /* What comes after a task: another task, a callback, a readable descriptor; and tasks in order of completion.
  *
- * Each is a waiter on the handle, called once by whoever settles it, with no lock held. The waiter's memory is its own, or lies in what it is
- * about; it holds the references that it needs. */
+ * Each is a waiter on the handle, called once by whoever settles it, with no lock held. The waiter's memory
+ * is its own, or lies in what it is about; it holds the references that it needs. */
 #include <config.h>
 
 #include "follow.h"
@@ -49,13 +49,15 @@ static void go_on(then_t *then) {
   const shunt__outcome_t *o = &t->outcome;
   atomic_store_explicit(&t->observed, true, memory_order_relaxed); /* what it failed with is passed on */
   if (o->status) {
-    shunt__settle(next, (shunt__outcome_t){.status = o->status, .message = o->message ? strdup(o->message) : NULL});
+    shunt__settle(next,
+                  (shunt__outcome_t){.status = o->status, .message = o->message ? strdup(o->message) : NULL});
     shunt__run_over(next);
   } else if (!take_result(next, o)) {
     shunt__settle(next, (shunt__outcome_t){.status = UV_ENOMEM});
     shunt__run_over(next);
   } else {
-    /* A cancel may still see the old table, and withdraw: every lane drops what was withdrawn when it comes to it. */
+    /* A cancel may still see the old table, and withdraw: every lane drops what was withdrawn when it comes
+     * to it. */
     atomic_store(&next->ops, next->rt->ops[next->lane]);
     atomic_load(&next->ops)->push(next);
   }
@@ -63,8 +65,8 @@ static void go_on(then_t *then) {
   free(then);
 }
 
-/* A failure passes down a chain of any length: the first on this thread works off what the others add, instead of each calling the next. Nothing in
- * here suspends, so a thread's list is as good as a fiber's. */
+/* A failure passes down a chain of any length: the first on this thread works off what the others add,
+ * instead of each calling the next. Nothing in here suspends, so a thread's list is as good as a fiber's. */
 static void turn_comes(shunt__waiter_t *w) {
   static _Thread_local then_t *first, **end; /* end: NULL while nobody works */
   then_t *then = (then_t *)w;
@@ -125,7 +127,8 @@ int shunt_on_done(shunt_task_t *t, void (*cb)(shunt_task_t *t, void *data), void
     free(d);
     return err;
   }
-  *d = (done_t){.waiter.wake = post_done, .post.fire = call_back, .task = shunt_retain(t), .cb = cb, .data = data};
+  *d = (done_t){
+      .waiter.wake = post_done, .post.fire = call_back, .task = shunt_retain(t), .cb = cb, .data = data};
   atomic_store_explicit(&t->observed, true, memory_order_relaxed);
   follow(t, &d->waiter);
   return 0;

@@ -1,7 +1,8 @@
 /* The tasks that have not settled, so that stop finds every one of them whatever lane it is on.
  *
- * A handful of lists, each behind a flag that is held for four stores; a thread sticks to one list, so threads that submit seldom meet.
- * A task leaves its list before its settler drops its reference: whoever finds it in the list may take one. */
+ * A handful of lists, each behind a flag that is held for four stores; a thread sticks to one list, so
+ * threads that submit seldom meet. A task leaves its list before its settler drops its reference: whoever
+ * finds it in the list may take one. */
 #include <config.h>
 
 #include <sched.h>
@@ -43,7 +44,8 @@ void shunt__live_remove(shunt_task_t *t) {
 
 #define FEW 32
 
-/* A copy of one list, each task retained, *n of them; in `few`, and only that many, when there is no memory for more. */
+/* A copy of one list, each task retained, *n of them; in `few`, and only that many, when there is no memory
+ * for more. */
 static shunt_task_t **snapshot(shunt_t *rt, uint32_t i, shunt_task_t *few[FEW], size_t *n) {
   size_t count = 0, room = FEW;
   lock(&rt->alive[i].busy);
@@ -54,7 +56,8 @@ static shunt_task_t **snapshot(shunt_t *rt, uint32_t i, shunt_task_t *few[FEW], 
   else
     tasks = few;
   *n = 0;
-  for (shunt_task_t *t = rt->alive[i].first; t && *n < room; t = t->live_next) tasks[(*n)++] = shunt_retain(t);
+  for (shunt_task_t *t = rt->alive[i].first; t && *n < room; t = t->live_next)
+    tasks[(*n)++] = shunt_retain(t);
   unlock(&rt->alive[i].busy);
   return tasks;
 }

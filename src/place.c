@@ -11,7 +11,8 @@ shunt__placement_t shunt__place(const shunt_task_options_t *options, bool by_val
     case SHUNT_BLOCKING:
       return (shunt__placement_t){SHUNT_LANE_THREAD, "blocking: it may hold up its thread"};
     case SHUNT_CPU:
-      if (by_value) return (shunt__placement_t){SHUNT_LANE_PROCESS, "cpu, by value: a worker process takes it"};
+      if (by_value)
+        return (shunt__placement_t){SHUNT_LANE_PROCESS, "cpu, by value: a worker process takes it"};
       return (shunt__placement_t){SHUNT_LANE_THREAD, "cpu, by reference: it must stay in this process"};
     case SHUNT_AUTO:
       break;

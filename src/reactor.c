@@ -1,7 +1,8 @@
 /* One thread in uv_run, and a stack of posts with one coalesced wake-up.
  *
- * The inbox is a lock-free stack that is only ever taken whole, so it has no ABA problem. Whoever pushes onto an empty one sends the
- * wake-up; the others know that it is on its way, because the loop's thread takes the stack only after that wake-up. */
+ * The inbox is a lock-free stack that is only ever taken whole, so it has no ABA problem. Whoever pushes onto
+ * an empty one sends the wake-up; the others know that it is on its way, because the loop's thread takes the
+ * stack only after that wake-up. */
 #include <config.h>
 
 #include "reactor.h"
@@ -20,7 +21,8 @@ void shunt__post(shunt__reactor_t *r, shunt__post_t *p) {
   do {
     p->next = head;
     /* Release: what p is about is visible to fire(). */
-  } while (!atomic_compare_exchange_weak_explicit(&r->inbox, &head, p, memory_order_release, memory_order_relaxed));
+  } while (!atomic_compare_exchange_weak_explicit(&r->inbox, &head, p, memory_order_release,
+                                                  memory_order_relaxed));
   if (!head) uv_async_send(&r->async);
 }
 
@@ -72,7 +74,8 @@ static int cannot_wait_fd(shunt__strand_t *s, int fd, int events, uint64_t deadl
   return cannot_sleep(s, deadline);
 }
 
-static const shunt__strand_ops_t callback_ops = {cannot_sleep, cannot_wait_fd, shunt__thread_yield, SHUNT__HELPS_NEVER, false};
+static const shunt__strand_ops_t callback_ops = {cannot_sleep, cannot_wait_fd, shunt__thread_yield,
+                                                 SHUNT__HELPS_NEVER, false};
 
 static void *run(void *arg) {
   shunt__reactor_t *r = arg;
@@ -99,7 +102,8 @@ bool shunt__reactor_close(shunt__reactor_t *r, uint64_t deadline) {
     uv_run(&r->loop, UV_RUN_DEFAULT);
   } else {
     shunt__post(r, &r->ending);
-    while (atomic_load(&r->running) && shunt__now() < deadline) shunt__futex_wait(&r->running, 1, deadline, false);
+    while (atomic_load(&r->running) && shunt__now() < deadline)
+      shunt__futex_wait(&r->running, 1, deadline, false);
     if (atomic_load(&r->running)) {
       pthread_detach(r->thread);
       return false;

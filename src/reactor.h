@@ -1,7 +1,8 @@
-/* The reactor: the runtime's libuv loop, the thread that runs it, and the inbox through which other threads reach it.
+/* The reactor: the runtime's libuv loop, the thread that runs it, and the inbox through which other threads
+ * reach it.
  *
- * It knows nothing of tasks. The loop lane runs its fibers there, the process lane watches its descriptors there, deadlines
- * have their timer there. */
+ * It knows nothing of tasks. The loop lane runs its fibers there, the process lane watches its descriptors
+ * there, deadlines have their timer there. */
 #ifndef SHUNT_REACTOR_H
 #define SHUNT_REACTOR_H
 
@@ -10,7 +11,8 @@
 #include <stdbool.h>
 #include <uv.h>
 
-/* Something to be done on the loop's thread. Lies inside what it is about; may be posted again once fire() has begun. */
+/* Something to be done on the loop's thread. Lies inside what it is about; may be posted again once fire()
+ * has begun. */
 typedef struct shunt__post shunt__post_t;
 struct shunt__post {
   shunt__post_t *next;
@@ -38,8 +40,9 @@ void shunt__post(shunt__reactor_t *r, shunt__post_t *p);
 
 bool shunt__on_reactor(const shunt__reactor_t *r);
 
-/* Closes every handle on the loop, which ends its thread, and waits for that until `deadline`. False: the thread is stuck in some
- * callback; it is left behind with the loop, whose memory must stay. After true, what the handles lay in may be freed. */
+/* Closes every handle on the loop, which ends its thread, and waits for that until `deadline`. False: the
+ * thread is stuck in some callback; it is left behind with the loop, whose memory must stay. After true, what
+ * the handles lay in may be freed. */
 bool shunt__reactor_close(shunt__reactor_t *r, uint64_t deadline);
 
 #endif

@@ -32,7 +32,9 @@ static void fail(shunt__frame_t *f, int error, char *message) {
   f->message = message;
 }
 
-static void fail_saying(shunt__frame_t *f, int error, const char *message) { fail(f, error, strdup(message)); }
+static void fail_saying(shunt__frame_t *f, int error, const char *message) {
+  fail(f, error, strdup(message));
+}
 
 /* Takes the block that holds `data` out of the frame and frees the others. */
 static shunt__block_t *keep_block(shunt__frame_t *f, const void *data) {
@@ -54,7 +56,9 @@ static shunt__outcome_t outcome(shunt__frame_t *f, void *returned) {
   if (t->by_value && returned && !block && !f->error)
     fail_saying(f, UV_EINVAL, "a by-value task must return NULL or what shunt_return or shunt_alloc gave it");
   uint32_t asked = atomic_load_explicit(t->asked, memory_order_relaxed);
-  int status = asked & SHUNT__LATE ? UV_ETIMEDOUT : asked & SHUNT__CANCEL && f->told ? UV_ECANCELED : f->error;
+  int status = asked & SHUNT__LATE                ? UV_ETIMEDOUT
+               : asked & SHUNT__CANCEL && f->told ? UV_ECANCELED
+                                                  : f->error;
   if (block && (status || !block->size)) {
     block->drop(block);
     block = NULL;
@@ -72,8 +76,10 @@ void shunt__run(shunt_task_t *t, shunt__strand_t *s, shunt__frame_t *f) {
       .limited = t->alarm.when || (outer && outer->limited),
   };
   s->frame = f;
-  if (atomic_load_explicit(&t->submitted, memory_order_relaxed)) atomic_store_explicit(&t->started, shunt__now(), memory_order_relaxed);
-  atomic_store_explicit(&t->attempts, (uint8_t)(t->attempts + 1), memory_order_relaxed); /* one runner at a time */
+  if (atomic_load_explicit(&t->submitted, memory_order_relaxed))
+    atomic_store_explicit(&t->started, shunt__now(), memory_order_relaxed);
+  /* one runner at a time */
+  atomic_store_explicit(&t->attempts, (uint8_t)(t->attempts + 1), memory_order_relaxed);
   void *returned = t->fn(t->arg);
   s->frame = f->outer;
   uint64_t start = atomic_load_explicit(&t->started, memory_order_relaxed);
@@ -139,8 +145,8 @@ int shunt_suspend(uint64_t timeout_ms) {
 }
 
 void shunt_resume(shunt_task_t *t) {
-  /* Sequentially consistent, as are the claim and the exchange in shunt_suspend: either we see that the task has started, and so its strand, or
-   * it sees `resumed` before it parks. */
+  /* Sequentially consistent, as are the claim and the exchange in shunt_suspend: either we see that the task
+   * has started, and so its strand, or it sees `resumed` before it parks. */
   atomic_store(&t->resumed, true);
   uint32_t state = atomic_load(&t->state);
   shunt__strand_t *s = atomic_load_explicit(&t->strand, memory_order_relaxed);
@@ -168,7 +174,8 @@ void *shunt_alloc(size_t size) {
   shunt__frame_t *f = shunt__frame();
   if (!f) return NULL;
   if (!f->task->by_value) {
-    fail_saying(f, UV_EINVAL, "shunt_return and shunt_alloc are for by-value tasks; this one returns its pointer as it is");
+    fail_saying(f, UV_EINVAL,
+                "shunt_return and shunt_alloc are for by-value tasks; this one returns its pointer as it is");
     return NULL;
   }
   shunt_t *rt = f->task->rt;

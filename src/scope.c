@@ -1,8 +1,9 @@
 /* Scopes: a list of members, and what their ends mean for the others.
  *
- * A member is a waiter on its task. When the task settles, its settler notes a failure, cancels the others if this is the first, and only then takes the
- * member off the list: so as long as close finds a member, the scope is in use, and when it finds none it may free it. The lock is never held
- * while a task is cancelled, since that settles tasks and comes back here. */
+ * A member is a waiter on its task. When the task settles, its settler notes a failure, cancels the others if
+ * this is the first, and only then takes the member off the list: so as long as close finds a member, the
+ * scope is in use, and when it finds none it may free it. The lock is never held while a task is cancelled,
+ * since that settles tasks and comes back here. */
 #include <config.h>
 
 #include "scope.h"
@@ -86,7 +87,8 @@ static void member_settled(shunt__waiter_t *w) {
   int status = m->task->outcome.status;
   if (status) atomic_store_explicit(&m->task->observed, true, memory_order_relaxed); /* close tells of it */
   pthread_mutex_lock(&scope->lock);
-  bool first = status && !scope->keep_going && !scope->closing; /* once, or each that is cancelled would go on to cancel the rest */
+  /* once, or each that is cancelled would go on to cancel the rest */
+  bool first = status && !scope->keep_going && !scope->closing;
   if (status && !scope->first_error) scope->first_error = status;
   pthread_mutex_unlock(&scope->lock);
   if (first) cancel_with(scope, status);

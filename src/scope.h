@@ -4,7 +4,8 @@
 
 #include "task.h"
 
-/* Makes t, which has not been pushed yet, a member. 0, UV_ENOMEM, or UV_ECANCELED when the scope has been cancelled. */
+/* Makes t, which has not been pushed yet, a member. 0, UV_ENOMEM, or UV_ECANCELED when the scope has been
+ * cancelled. */
 int shunt__scope_join(shunt_scope_t *scope, shunt_task_t *t);
 
 /* The scope's deadline in shunt__now()'s time; 0: none. */

@@ -2,7 +2,8 @@
  *
  *     submit ─▶ admit (is there room?) ─▶ place (which lane?) ─▶ lane->push
  *
- * What is refused on the way comes back as a handle that has settled, so a caller has one way to learn of every failure. */
+ * What is refused on the way comes back as a handle that has settled, so a caller has one way to learn of
+ * every failure. */
 #include <config.h>
 
 #include <sched.h>
@@ -20,7 +21,8 @@
 
 /* ---- submit ---- */
 
-static shunt_task_t *refuse(shunt_t *rt, bool by_value, int status, const char *format, ...) SHUNT_PRINTF(4, 5);
+static shunt_task_t *refuse(shunt_t *rt, bool by_value, int status, const char *format, ...)
+    SHUNT_PRINTF(4, 5);
 
 static shunt_task_t *refuse(shunt_t *rt, bool by_value, int status, const char *format, ...) {
   char *message = NULL;
@@ -45,12 +47,14 @@ static const char *wrong(const shunt_t *rt, shunt_fn fn, const shunt_task_option
   if (!fn) return "the function is NULL";
   if (o->arg_size > SIZE_MAX / 4) return "arg_size is larger than any memory";
   if ((unsigned)o->kind > SHUNT_CPU) return "kind is none of SHUNT_AUTO, _ASYNC, _BLOCKING, _CPU";
-  if ((unsigned)o->lane > SHUNT_LANE_PROCESS) return "lane is none of SHUNT_LANE_ANY, _LOOP, _THREAD, _PROCESS";
+  if ((unsigned)o->lane > SHUNT_LANE_PROCESS)
+    return "lane is none of SHUNT_LANE_ANY, _LOOP, _THREAD, _PROCESS";
   if (o->flags & ~(unsigned)ALL_FLAGS) return "flags has a bit that means nothing";
   return NULL;
 }
 
-/* Puts the task among the live, with its deadline and its scope. An error: one of those could not be had, and it has settled with that. */
+/* Puts the task among the live, with its deadline and its scope. An error: one of those could not be had, and
+ * it has settled with that. */
 static int enrol(shunt_task_t *t, const shunt_task_options_t *o, uint64_t own, uint64_t bound) {
   int err = 0;
   t->bound = shunt__earlier(bound, o->scope ? shunt__scope_bound(o->scope) : 0);
@@ -65,8 +69,10 @@ static int enrol(shunt_task_t *t, const shunt_task_options_t *o, uint64_t own, u
   return err;
 }
 
-/* A task that is admitted, placed and enrolled, and only has to be pushed. Settled: it was refused, or cancelled on the way. */
-static shunt_task_t *prepare(shunt_t *rt, shunt_fn fn, const void *arg, const shunt_task_options_t *options, uint64_t bound, bool *ready) {
+/* A task that is admitted, placed and enrolled, and only has to be pushed. Settled: it was refused, or
+ * cancelled on the way. */
+static shunt_task_t *prepare(shunt_t *rt, shunt_fn fn, const void *arg, const shunt_task_options_t *options,
+                             uint64_t bound, bool *ready) {
   shunt_task_options_t o = options ? *options : (shunt_task_options_t){0};
   bool by_value = o.arg_size || o.flags & SHUNT_BY_VALUE;
   const char *mistake = wrong(rt, fn, &o);
@@ -76,11 +82,13 @@ static shunt_task_t *prepare(shunt_t *rt, shunt_fn fn, const void *arg, const sh
   if (rt->worker && !by_value) return refuse(rt, by_value, SHUNT_EBYREF, NULL);
   shunt__placement_t placement = shunt__place(&o, by_value);
   if (placement.lane == SHUNT_LANE_PROCESS && !by_value)
-    return refuse(rt, by_value, UV_EINVAL, "the process lane takes tasks by value only: give arg_size, or SHUNT_BY_VALUE");
+    return refuse(rt, by_value, UV_EINVAL,
+                  "the process lane takes tasks by value only: give arg_size, or SHUNT_BY_VALUE");
   if (!rt->worker) o.lane = placement.lane; /* else the parent places it */
   uint64_t own = o.timeout_ms ? shunt__deadline(o.timeout_ms) : 0; /* before a wait for room */
   int err = shunt__admit(rt, o.flags & SHUNT_WAIT);
-  if (err == UV_EAGAIN) return refuse(rt, by_value, err, "%zu tasks are waiting to start (max_pending)", rt->options.max_pending);
+  if (err == UV_EAGAIN)
+    return refuse(rt, by_value, err, "%zu tasks are waiting to start (max_pending)", rt->options.max_pending);
   if (err) return refuse(rt, by_value, err, NULL);
   shunt_task_t *t = arg == LATER ? shunt__task_new_empty(rt, fn, &o) : shunt__task_new(rt, fn, arg, &o);
   if (!t) {
@@ -94,7 +102,8 @@ static shunt_task_t *prepare(shunt_t *rt, shunt_fn fn, const void *arg, const sh
   return t;
 }
 
-shunt_task_t *shunt__submit(shunt_t *rt, shunt_fn fn, const void *arg, const shunt_task_options_t *options, uint64_t bound) {
+shunt_task_t *shunt__submit(shunt_t *rt, shunt_fn fn, const void *arg, const shunt_task_options_t *options,
+                            uint64_t bound) {
   bool ready;
   shunt_task_t *t = prepare(rt, fn, arg, options, bound, &ready);
   if (ready) atomic_load(&t->ops)->push(t);
@@ -118,7 +127,9 @@ shunt_task_t *shunt_then(shunt_task_t *before, shunt_fn fn, const shunt_task_opt
     const char *message = before->outcome.message;
     return refuse(before->rt, before->by_value, shunt_status(before), message ? "%s" : NULL, message);
   }
-  if (o.arg_size) return refuse(before->rt, before->by_value, UV_EINVAL, "the argument is the result of the task before: arg_size must be 0");
+  if (o.arg_size)
+    return refuse(before->rt, before->by_value, UV_EINVAL,
+                  "the argument is the result of the task before: arg_size must be 0");
   if (before->by_value) o.flags |= SHUNT_BY_VALUE;
   if (!before->by_value && o.flags & SHUNT_BY_VALUE)
     return refuse(before->rt, true, UV_EINVAL, "the task before is by reference, so this one must be too");
@@ -134,7 +145,8 @@ shunt_task_t *shunt_then(shunt_task_t *before, shunt_fn fn, const shunt_task_opt
 
 shunt_cancel_t shunt__end_here(shunt_task_t *t, int status) {
   if (shunt__withdraw(t, status)) return SHUNT_WITHDRAWN;
-  return shunt__ask(t, status == UV_ETIMEDOUT ? SHUNT__LATE : SHUNT__CANCEL) ? SHUNT_REQUESTED : SHUNT_TOO_LATE;
+  return shunt__ask(t, status == UV_ETIMEDOUT ? SHUNT__LATE : SHUNT__CANCEL) ? SHUNT_REQUESTED
+                                                                             : SHUNT_TOO_LATE;
 }
 
 shunt_cancel_t shunt_cancel(shunt_task_t *t) {
@@ -158,7 +170,8 @@ static shunt__block_t *make_result(shunt_t *rt, size_t size) {
 static int check_options(const shunt_options_t *o) {
   if (o->loop) return UV_EINVAL;
   if (o->stack_size && (o->stack_size < 16 << 10 || o->stack_size > (size_t)1 << 30)) return UV_EINVAL;
-  if (o->max_threads > 1 << 15 || o->max_processes > 1 << 12 || o->max_pending > UINT32_MAX / 2) return UV_EINVAL;
+  if (o->max_threads > 1 << 15 || o->max_processes > 1 << 12 || o->max_pending > UINT32_MAX / 2)
+    return UV_EINVAL;
   return 0;
 }
 
@@ -207,7 +220,8 @@ int shunt_start(shunt_t **out, const shunt_options_t *options) {
   *out = NULL;
   if (!err && shunt__in_worker()) err = UV_EPERM;
   if (err) return err;
-  shunt_t *rt = *out = new_runtime(options ? options : &defaults); /* before the fork, so that workers find their view of it here */
+  /* before the fork, so that workers find their view of it here */
+  shunt_t *rt = *out = new_runtime(options ? options : &defaults);
   if (!rt) return UV_ENOMEM;
   if (!(err = shunt__zygote_start(rt)) && !(rt->reactor = calloc(1, sizeof *rt->reactor))) err = UV_ENOMEM;
   if (!err && (err = open_all(rt))) {
@@ -231,7 +245,8 @@ static void abandon_it(shunt_task_t *t) {
   shunt__settle(t, (shunt__outcome_t){.status = gone ? UV_ECANCELED : SHUNT_EABANDONED});
 }
 
-/* Cancels what is left, again and again: a task may have been on its way into a lane, or gone back to a queue. */
+/* Cancels what is left, again and again: a task may have been on its way into a lane, or gone back to a
+ * queue. */
 static bool cancel_all(shunt_t *rt) {
   uint64_t end = shunt__deadline(SHUNT__GRACE_MS), pause;
   do {
@@ -250,7 +265,8 @@ static bool kill_all(shunt_t *rt) {
   return shunt__drained(rt, shunt__deadline(SHUNT__GRACE_MS));
 }
 
-/* Takes apart what nobody uses any more. False: the loop's thread or a worker is stuck in somebody's function. */
+/* Takes apart what nobody uses any more. False: the loop's thread or a worker is stuck in somebody's
+ * function. */
 static bool take_apart(shunt_t *rt) {
   if (!shunt__reactor_close(rt->reactor, shunt__deadline(SHUNT__GRACE_MS)) || !close_lanes(rt)) return false;
   shunt__deadlines_close(rt);
@@ -266,8 +282,9 @@ int shunt_stop(shunt_t *rt, uint64_t grace_ms) {
   if (!atomic_compare_exchange_strong(&rt->door, &open, SHUNT__CLOSING)) return SHUNT_ECLOSED;
   shunt__wake_room(rt);
   bool drained = shunt__drained(rt, shunt__deadline(grace_ms)) || cancel_all(rt) || kill_all(rt);
-  /* Every task has settled. If something is still in flight, it is a function whose handle has: by value past its deadline, or left behind. What that
-   * may use (its fiber's stack, its lane, the loop) then stays too. */
+  /* Every task has settled. If something is still in flight, it is a function whose handle has: by value past
+   * its deadline, or left behind. What that may use (its fiber's stack, its lane, the loop) then stays
+   * too. */
   bool clean = drained && take_apart(rt);
   atomic_store(&rt->door, SHUNT__CLOSED);
   return clean ? 0 : SHUNT_EABANDONED;

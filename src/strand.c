@@ -29,7 +29,8 @@ uint64_t shunt__deadline(uint64_t timeout_ms) {
 
 void shunt__futex_wait(_Atomic(uint32_t) *word, uint32_t value, uint64_t deadline, bool shared) {
   struct timespec ts = {(time_t)(deadline / 1000000000u), (long)(deadline % 1000000000u)};
-  /* FUTEX_WAIT_BITSET takes an absolute CLOCK_MONOTONIC time, so an early return need not recompute what is left. */
+  /* FUTEX_WAIT_BITSET takes an absolute CLOCK_MONOTONIC time, so an early return need not recompute what is
+   * left. */
   syscall(SYS_futex, word, FUTEX_WAIT_BITSET | (shared ? 0 : FUTEX_PRIVATE_FLAG), value,
           deadline == SHUNT__NEVER ? NULL : &ts, NULL, FUTEX_BITSET_MATCH_ANY);
 }
@@ -39,7 +40,8 @@ void shunt__futex_wake(_Atomic(uint32_t) *word, int count, bool shared) {
 }
 
 int shunt__poll(struct pollfd *fds, unsigned n, uint64_t deadline) {
-  uint64_t now = deadline && deadline != SHUNT__NEVER ? shunt__now() : 0, left = deadline > now ? deadline - now : 0;
+  uint64_t now = deadline && deadline != SHUNT__NEVER ? shunt__now() : 0,
+           left = deadline > now ? deadline - now : 0;
   struct timespec ts = {(time_t)(left / 1000000000u), (long)(left % 1000000000u)};
   int ready = ppoll(fds, n, deadline == SHUNT__NEVER ? NULL : &ts, NULL);
   return ready >= 0 ? ready : errno == EINTR ? 0 : -errno;
@@ -50,7 +52,8 @@ int shunt__poll(struct pollfd *fds, unsigned n, uint64_t deadline) {
 int shunt__park(shunt__strand_t *s, uint64_t deadline) {
   uint32_t running = SHUNT__RUNNING;
   int err = 0;
-  /* Acquire on both ways out: what the waker did before it woke us is seen by the condition that the caller checks next. */
+  /* Acquire on both ways out: what the waker did before it woke us is seen by the condition that the caller
+   * checks next. */
   if (atomic_compare_exchange_strong_explicit(&s->word, &running, SHUNT__PARKED, memory_order_acq_rel,
                                               memory_order_acquire))
     err = s->ops->sleep(s, deadline);
@@ -59,7 +62,8 @@ int shunt__park(shunt__strand_t *s, uint64_t deadline) {
 }
 
 void shunt__unpark(shunt__strand_t *s) {
-  /* Whoever finds PARKED has the one right to wake; the strand cannot leave the sleep for good before that. */
+  /* Whoever finds PARKED has the one right to wake; the strand cannot leave the sleep for good before
+   * that. */
   uint32_t was = atomic_exchange_explicit(&s->word, SHUNT__NOTIFIED, memory_order_acq_rel);
   if (was == SHUNT__PARKED) s->wake(s);
   if (was == SHUNT__POLLING) (void)eventfd_write(s->bell, 1);
@@ -71,7 +75,8 @@ int shunt__thread_sleep(shunt__strand_t *s, uint64_t deadline) {
 }
 
 static int bell_of(shunt__strand_t *s) {
-  /* As a semaphore: after a fork both processes have this bell, and each reads what was written for it and no more. */
+  /* As a semaphore: after a fork both processes have this bell, and each reads what was written for it and no
+   * more. */
   if (s->bell < 0) s->bell = eventfd(0, EFD_CLOEXEC | EFD_SEMAPHORE);
   return s->bell < 0 ? -errno : s->bell;
 }
@@ -83,8 +88,8 @@ int shunt__thread_wait_fd(shunt__strand_t *s, int fd, int events, uint64_t deadl
   eventfd_t rung;
   if (err) return err;
   /* As shunt__park(), but that a wake is over only when it has been heard. */
-  bool polls = atomic_compare_exchange_strong_explicit(&s->word, &running, SHUNT__POLLING, memory_order_acq_rel,
-                                                       memory_order_acquire);
+  bool polls = atomic_compare_exchange_strong_explicit(&s->word, &running, SHUNT__POLLING,
+                                                       memory_order_acq_rel, memory_order_acquire);
   if (polls) err = shunt__poll(fds, 2, deadline);
   bool woken = atomic_exchange_explicit(&s->word, SHUNT__RUNNING, memory_order_acq_rel) == SHUNT__NOTIFIED;
   while (polls && woken && eventfd_read(s->bell, &rung) && errno == EINTR) {
@@ -99,7 +104,8 @@ void shunt__thread_yield(shunt__strand_t *s) {
   sched_yield();
 }
 
-static const shunt__strand_ops_t thread_ops = {shunt__thread_sleep, shunt__thread_wait_fd, shunt__thread_yield, SHUNT__HELPS, true};
+static const shunt__strand_ops_t thread_ops = {shunt__thread_sleep, shunt__thread_wait_fd,
+                                               shunt__thread_yield, SHUNT__HELPS, true};
 
 /* ---- which strand is this? ---- */
 
@@ -110,7 +116,8 @@ static shunt__strand_t **rest_of(void (*wake)(shunt__strand_t *s)) {
   return wake == wake_thread ? &threads_at_rest : &fibers_at_rest;
 }
 
-shunt__strand_t *shunt__strand_new(void (*wake)(shunt__strand_t *s), const shunt__strand_ops_t *ops, void *owner) {
+shunt__strand_t *shunt__strand_new(void (*wake)(shunt__strand_t *s), const shunt__strand_ops_t *ops,
+                                   void *owner) {
   shunt__strand_t **rest = rest_of(wake);
   pthread_mutex_lock(&rest_lock);
   shunt__strand_t *s = *rest;
@@ -148,7 +155,8 @@ static void thread_ends(void *s) {
 }
 
 static void make_thread_key(void) {
-  /* Without a key (out of keys) a thread's strand stays behind when the thread ends: some bytes, and perhaps a bell. */
+  /* Without a key (out of keys) a thread's strand stays behind when the thread ends: some bytes, and perhaps
+   * a bell. */
   if (pthread_key_create(&thread_key, thread_ends)) thread_key = (pthread_key_t)-1;
 }
 

@@ -1,4 +1,5 @@
-/* A function in words: its symbol where the dynamic linker knows one, else the object that it lies in and the offset. */
+/* A function in words: its symbol where the dynamic linker knows one, else the object that it lies in and the
+ * offset. */
 #include <config.h>
 
 #include <dlfcn.h>
@@ -16,6 +17,7 @@ void shunt__symbol(shunt_fn fn, char *buf, size_t size) {
     snprintf(buf, size, "%s", info.dli_sname);
   } else {
     const char *slash = strrchr(info.dli_fname, '/');
-    snprintf(buf, size, "%s+0x%zx", slash ? slash + 1 : info.dli_fname, (size_t)((char *)address - (char *)info.dli_fbase));
+    snprintf(buf, size, "%s+0x%zx", slash ? slash + 1 : info.dli_fname,
+             (size_t)((char *)address - (char *)info.dli_fbase));
   }
 }

@@ -59,14 +59,15 @@ bool shunt__task_fill(shunt_task_t *t, const void *arg, size_t size) {
   return true;
 }
 
-/* A task from the loop to the loop may take less time than to look at the clock three times, so there one in 16 is measured, and each that
- * waits (shunt__run_waits). */
+/* A task from the loop to the loop may take less time than to look at the clock three times, so there one in
+ * 16 is measured, and each that waits (shunt__run_waits). */
 static uint64_t submit_time(shunt_lane_t lane) {
   static _Thread_local unsigned count;
   return lane == SHUNT_LANE_LOOP && shunt__on_fiber() && ++count % 16 ? 0 : shunt__now();
 }
 
-static shunt_task_t *new_task(shunt_t *rt, shunt_fn fn, const void *arg, const shunt_task_options_t *options, size_t room) {
+static shunt_task_t *new_task(shunt_t *rt, shunt_fn fn, const void *arg, const shunt_task_options_t *options,
+                              size_t room) {
   bool by_value = options->arg_size > 0 || (options->flags & SHUNT_BY_VALUE);
   shunt_task_t *t = malloc(ROUND16(sizeof *t) + room);
   if (!t) return NULL;
@@ -88,7 +89,8 @@ static shunt_task_t *new_task(shunt_t *rt, shunt_fn fn, const void *arg, const s
   return NULL;
 }
 
-shunt_task_t *shunt__task_new(shunt_t *rt, shunt_fn fn, const void *arg, const shunt_task_options_t *options) {
+shunt_task_t *shunt__task_new(shunt_t *rt, shunt_fn fn, const void *arg,
+                              const shunt_task_options_t *options) {
   size_t size = options->arg_size;
   shunt_task_t *t = new_task(rt, fn, arg, options, size <= SHUNT__ARG_INLINE ? size : 0);
   if (!t || shunt__task_fill(t, arg, size)) return t;
@@ -102,7 +104,8 @@ shunt_task_t *shunt__task_new_empty(shunt_t *rt, shunt_fn fn, const shunt_task_o
 
 shunt_task_t *shunt__task_refused(shunt_t *rt, bool by_value, int status, char *message) {
   static shunt_t nowhere;
-  /* Two of these for when there is no memory for one; they are never freed, as their first reference is nobody's. */
+  /* Two of these for when there is no memory for one; they are never freed, as their first reference is
+   * nobody's. */
   static shunt_task_t no_memory[2] = {
       {.refs = 1, .waiters = SETTLED, .rt = &nowhere, .outcome.status = UV_ENOMEM},
       {.refs = 1, .waiters = SETTLED, .rt = &nowhere, .outcome.status = UV_ENOMEM, .by_value = true},
@@ -133,7 +136,8 @@ static void report_unobserved(shunt_task_t *t) {
 }
 
 void shunt_release(shunt_task_t *t) {
-  /* Release, so that what this holder did with t is done before the last one frees it; acquire on the last. */
+  /* Release, so that what this holder did with t is done before the last one frees it; acquire on the
+   * last. */
   if (atomic_fetch_sub_explicit(&t->refs, 1, memory_order_acq_rel) > 1) return;
   report_unobserved(t);
   task_free(t);
@@ -144,8 +148,8 @@ void shunt_release(shunt_task_t *t) {
 bool shunt__claim(shunt_task_t *t, shunt__strand_t *s) {
   uint32_t queued = SHUNT__QUEUED;
   atomic_store_explicit(&t->strand, s, memory_order_relaxed);
-  /* Release: whoever sees STARTED (shunt__ask) may use `strand`. Acquire: pairs with shunt__unclaim. Sequentially consistent: see
-   * shunt_resume. */
+  /* Release: whoever sees STARTED (shunt__ask) may use `strand`. Acquire: pairs with shunt__unclaim.
+   * Sequentially consistent: see shunt_resume. */
   if (!atomic_compare_exchange_strong(&t->state, &queued, SHUNT__STARTED)) return false;
   shunt__less_pending(t->rt);
   return true;
@@ -243,7 +247,8 @@ static void finish(shunt_task_t *t, const shunt__outcome_t *outcome) {
   t->outcome = *outcome;
   if (t->alarm.when) shunt__deadline_forget(t);
   wake_all(t);
-  shunt__live_remove(t); /* after the wakes: while a task is in the list, the lanes that wakes may use are there */
+  shunt__live_remove(t); /* after the wakes: while a task is in the list, the lanes that wakes may use are
+                            there */
 }
 
 bool shunt__withdraw(shunt_task_t *t, int status) {
@@ -272,7 +277,8 @@ bool shunt__settle_error(shunt_task_t *t, int status, const char *format, ...) {
 
 void shunt__run_over(shunt_task_t *t) {
   shunt_t *rt = t->rt;
-  if (t->arg_block) t->arg_block->drop(t->arg_block); /* now: the handle may outlive the lane whose memory this is */
+  if (t->arg_block) t->arg_block->drop(t->arg_block); /* now: the handle may outlive the lane whose memory
+                                                         this is */
   t->arg_block = NULL;
   shunt_release(t);
   shunt__less_in_flight(rt);

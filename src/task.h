@@ -1,12 +1,14 @@
 /* The handle: one submitted call, from submit to the last release. Knows strands, knows no lane.
  *
- * State. `state` holds a phase and two flags; `waiters` holds the list of those who wait, and says when it is over:
+ * State. `state` holds a phase and two flags; `waiters` holds the list of those who wait, and says when it is
+ * over:
  *
  *     QUEUED ──claim──▶ RUNNING ──▶ SETTLING        waiters: list ──▶ SETTLED
  *        └────────withdraw / settle───▶┘
  *
- * Each arrow into SETTLING is one compare-and-swap, so exactly one party takes it; that party alone writes the outcome (status, result,
- * message, …) and then swings `waiters` to SETTLED. Everybody else reads the outcome only after seeing SETTLED there.
+ * Each arrow into SETTLING is one compare-and-swap, so exactly one party takes it; that party alone writes
+ * the outcome (status, result, message, …) and then swings `waiters` to SETTLED. Everybody else reads the
+ * outcome only after seeing SETTLED there.
  *
  *     field                         written by                         read by
  *     fn … name, deadline           submit, before the push            anyone
@@ -15,8 +17,9 @@
  *     outcome                       whoever took SETTLING              anyone, after SETTLED
  *     next, at, home                the lane, under its own lock       the lane
  *
- * References. Submit makes two: the caller's and the run's. The lane drops the run's, with shunt__run_over(), when it is through with
- * the task: after it settled, and for a by-value task perhaps long after (it settles at its deadline). */
+ * References. Submit makes two: the caller's and the run's. The lane drops the run's, with shunt__run_over(),
+ * when it is through with the task: after it settled, and for a by-value task perhaps long after (it settles
+ * at its deadline). */
 #ifndef SHUNT_TASK_H
 #define SHUNT_TASK_H
 
@@ -62,7 +65,8 @@ struct shunt_task {
   uint8_t kind, flags;
   _Atomic(uint8_t) lane, attempts;
   shunt_t *rt;
-  _Atomic(const shunt__lane_ops_t *) ops; /* its lane's; of a task that follows another, `follow.c`'s until it is pushed */
+  _Atomic(const shunt__lane_ops_t *) ops; /* its lane's; of a task that follows another, `follow.c`'s until
+                                             it is pushed */
   shunt_fn fn;
   void *arg;
   size_t arg_size;
@@ -74,7 +78,8 @@ struct shunt_task {
   uint64_t bound; /* the deadline of the scope that it or its submitter is in, which it passes on; 0: none */
 
   _Atomic(shunt__strand_t *) strand; /* where it runs, so that a cancel can wake it */
-  _Atomic(uint32_t) *asked;          /* where SHUNT__CANCEL and SHUNT__LATE appear: `state`; in a worker, memory shared with the parent */
+  _Atomic(uint32_t) *asked;          /* where SHUNT__CANCEL and SHUNT__LATE appear: `state`; in a worker,
+                                        memory shared with the parent */
   _Atomic(uint64_t) submitted, started, ran, cpu;
 
   shunt_task_t *next, **at; /* in a lane's queue; `at` is the link that points here */
@@ -87,7 +92,8 @@ struct shunt_task {
   shunt__outcome_t outcome;
 };
 
-/* A task with two references, QUEUED, for the lane that `options` names. By value copies the argument. NULL: no memory. */
+/* A task with two references, QUEUED, for the lane that `options` names. By value copies the argument. NULL:
+ * no memory. */
 shunt_task_t *shunt__task_new(shunt_t *rt, shunt_fn fn, const void *arg, const shunt_task_options_t *options);
 
 /* One whose argument comes later, by value, and that time. False: no memory. */
@@ -97,10 +103,12 @@ bool shunt__task_fill(shunt_task_t *t, const void *arg, size_t size);
 /* The runner's right to run it. False: it was withdrawn. */
 bool shunt__claim(shunt_task_t *t, shunt__strand_t *s);
 
-/* A handle that has settled from the start: with `status`, and message if not NULL (which it takes over). Never NULL. */
+/* A handle that has settled from the start: with `status`, and message if not NULL (which it takes over).
+ * Never NULL. */
 shunt_task_t *shunt__task_refused(shunt_t *rt, bool by_value, int status, char *message);
 
-/* A started process task goes back to the queue (its worker died before or under it, and it may run again). */
+/* A started process task goes back to the queue (its worker died before or under it, and it may run
+ * again). */
 void shunt__unclaim(shunt_task_t *t);
 
 /* Settles t if it has not started. False: it has, or has settled. */
@@ -113,13 +121,15 @@ bool shunt__settle_error(shunt_task_t *t, int status, const char *format, ...) S
 /* Drops the run's reference. The last thing that a lane does with a task. */
 void shunt__run_over(shunt_task_t *t);
 
-/* Asks a started task to end: `flag` is SHUNT__CANCEL or SHUNT__LATE. False: it had not started, or had settled. */
+/* Asks a started task to end: `flag` is SHUNT__CANCEL or SHUNT__LATE. False: it had not started, or had
+ * settled. */
 bool shunt__ask(shunt_task_t *t, uint32_t flag);
 
 bool shunt__settled(const shunt_task_t *t);
 static inline uint32_t shunt__phase(uint32_t state) { return state & SHUNT__PHASE; }
 
-/* One who waits for t. `wake` is called once when t settles, by whoever settled it, and is the last use of w. */
+/* One who waits for t. `wake` is called once when t settles, by whoever settled it, and is the last use of
+ * w. */
 typedef struct shunt__waiter shunt__waiter_t;
 struct shunt__waiter {
   shunt__waiter_t *next;

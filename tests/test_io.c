@@ -266,22 +266,25 @@ static void *close_it(void *fd) {
 }
 
 EVERYWHERE(closing_under_a_wait_leaves_its_limit_alone) {
-  int to[2];
+  enum { FD = 900 }; /* a number that nobody else is given */
+  int to[2], again[2];
   pthread_t closer;
   want(pipe(to), 0);
-  want(pthread_create(&closer, NULL, close_it, &to[0]), 0);
+  want(pipe(again), 0);
+  want(dup2(to[0], FD), FD);
+  want(pthread_create(&closer, NULL, close_it, &(int){FD}), 0);
   gate_push(READY);
-  int err = shunt_wait_fd(to[0], POLLIN, 30);
+  int err = shunt_wait_fd(FD, POLLIN, 30);
   want_that(err == UV_EBADF || err == UV_ETIMEDOUT);
   pthread_join(closer, NULL);
-  want(shunt_wait_fd(to[0], POLLIN, 30), UV_EBADF);
-  close(to[1]);
-  want(pipe(to), 0); /* most likely under the same numbers */
-  want(shunt_wait_fd(to[0], POLLIN, 5), UV_ETIMEDOUT);
-  want(write(to[1], "x", 1), 1);
-  want(shunt_wait_fd(to[0], POLLIN, SHUNT_FOREVER), POLLIN);
-  close(to[0]);
-  close(to[1]);
+  want(shunt_wait_fd(FD, POLLIN, 30), UV_EBADF);
+  want(dup2(again[0], FD), FD);
+  want(write(to[1], "x", 1), 1); /* to what had that number before */
+  want(shunt_wait_fd(FD, POLLIN, 5), UV_ETIMEDOUT);
+  want(write(again[1], "x", 1), 1);
+  want(shunt_wait_fd(FD, POLLIN, SHUNT_FOREVER), POLLIN);
+  close(FD);
+  for (int i = 0; i < 2; i++) close(to[i]), close(again[i]);
   return 0;
 }
 

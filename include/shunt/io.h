@@ -23,7 +23,7 @@
  *                 UV_ECANCELED   the task was cancelled
  *                 UV_ETIMEDOUT   its deadline has passed (or a limit of the call: shunt_cancelled() tells)
  *                 SHUNT_EDEADLK  see "Where"
- *                 UV_ENOMEM, UV_EMFILE   there was not what it takes to wait
+ *                 UV_ENOMEM, UV_EMFILE, UV_EAGAIN   there was no memory, descriptor or thread to wait with
  *             Interruption by a signal handler is no error: the call goes on. EPIPE comes without a SIGPIPE.
  * Cancel.     A call made after the cancel does nothing; one that waits then ends. One that succeeds at that
  *             very moment succeeds, and the next one tells. Some work cannot be interrupted, such as reading a

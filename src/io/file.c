@@ -34,7 +34,9 @@ int shunt__io_block(shunt__strand_t *s, shunt_fn fn, void *arg, void **result) {
   }
   if (!s->frame) return SHUNT_EDEADLK;
   shunt_task_t *t = shunt__io_offload(s, fn, arg, NULL);
-  return t ? shunt_join(t, result) : UV_ENOMEM;
+  int err = t ? shunt_join(t, result) : UV_ENOMEM;
+  int told = err == UV_ECANCELED ? shunt__told(s->frame) : 0; /* what cancelled our part may have been a deadline */
+  return told ? told : err;
 }
 
 int shunt_blocking(shunt_fn fn, void *arg, void **result) {

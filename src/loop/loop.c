@@ -1,15 +1,18 @@
 /* The loop lane: fibers on the libuv loop.
  *
- * Promises: a task that never suspends costs a function call and no switch; one that waits costs a stack, of which it pays the pages
- * it touched; all that is ready gets its turn, and libuv its own every half millisecond.
+ * Promises: a task that never suspends costs a function call and no switch; one that waits costs a stack, of
+ * which it pays the pages it touched; all that is ready gets its turn, and libuv its own every half
+ * millisecond.
  *
- * Operation: what is ready stands in one queue: tasks to begin and fibers to resume. A turn works it off, from a libuv prepare handle.
- * The scheduler is itself the body of every fiber: it calls a task's function on its own stack. If the function suspends, the fiber stops there
- * with the function on it, and a spare one goes on with the queue; when it is resumed and the function returns, it finds itself in
- * the scheduler again, which goes on from there. So there is no scheduler stack to switch to and back from.
+ * Operation: what is ready stands in one queue: tasks to begin and fibers to resume. A turn works it off,
+ * from a libuv prepare handle. The scheduler is itself the body of every fiber: it calls a task's function on
+ * its own stack. If the function suspends, the fiber stops there with the function on it, and a spare one
+ * goes on with the queue; when it is resumed and the function returns, it finds itself in the scheduler
+ * again, which goes on from there. So there is no scheduler stack to switch to and back from.
  *
- * Safety: everything here belongs to the loop's thread. Others reach it by shunt__post() only: push() with a task, wake() with a fiber. A fiber
- * is posted by whoever moved its strand from PARKED to NOTIFIED, so it stands in one queue at most once. */
+ * Safety: everything here belongs to the loop's thread. Others reach it by shunt__post() only: push() with a
+ * task, wake() with a fiber. A fiber is posted by whoever moved its strand from PARKED to NOTIFIED, so it
+ * stands in one queue at most once. */
 #include <config.h>
 
 #include <stddef.h>
@@ -150,7 +153,8 @@ static void free_fiber(fiber_t *f) {
   free(f);
 }
 
-/* Who goes on with the queue: the fiber at its head, a spare one for a task, or NULL: the thread, as there is nothing to do in this turn. */
+/* Who goes on with the queue: the fiber at its head, a spare one for a task, or NULL: the thread, as there is
+ * nothing to do in this turn. */
 static fiber_t *successor(loop_t *l) {
   if (!l->first || turn_is_over(l)) return NULL;
   return is_fiber(l->first) ? FIBER_OF(next_ready(l)) : spare_fiber(l);
@@ -178,7 +182,8 @@ static void schedule(void *fiber) {
   fiber_t *me = fiber;
   loop_t *l = me->loop;
   for (;;) {
-    while (l->first && !is_fiber(l->first) && !turn_is_over(l)) run(TASK_OF(next_ready(l)), me->strand, false);
+    while (l->first && !is_fiber(l->first) && !turn_is_over(l))
+      run(TASK_OF(next_ready(l)), me->strand, false);
     fiber_t *to = l->first && !l->over ? FIBER_OF(next_ready(l)) : NULL;
     me->next = l->spare;
     l->spare = me;
@@ -191,9 +196,11 @@ static void schedule(void *fiber) {
 /* A task for which there is no stack fails; the fibers that wait still go on. */
 static void fail_first(loop_t *l) {
   shunt_task_t *t = TASK_OF(next_ready(l));
-  shunt__settle_error(t, l->error, l->error == UV_ENOTSUP
-                                       ? "the thread has a shadow stack, which needs a library built with --enable-ucontext"
-                                       : "no memory for one more stack (see stack_size, and the system's vm.max_map_count)");
+  shunt__settle_error(
+      t, l->error,
+      l->error == UV_ENOTSUP
+          ? "the thread has a shadow stack, which needs a library built with --enable-ucontext"
+          : "no memory for one more stack (see stack_size, and the system's vm.max_map_count)");
   shunt__run_over(t);
 }
 
@@ -213,7 +220,8 @@ static void turn(uv_prepare_t *prepare) {
       fail_first(l);
   }
   if (!l->first) uv_idle_stop(&l->idle);
-  uv_update_time(prepare->loop); /* libuv reckons how long it may sleep from a time that may be a long turn ago */
+  uv_update_time(prepare->loop); /* libuv reckons how long it may sleep from a time that may be a long turn
+                                    ago */
 }
 
 static void on_timer(uv_timer_t *timer) {
@@ -272,7 +280,8 @@ static void fiber_yield(shunt__strand_t *s) {
   step_aside(f);
 }
 
-static const shunt__strand_ops_t fiber_ops = {fiber_sleep, fiber_wait_fd, fiber_yield, SHUNT__HELPS_JOINS, false};
+static const shunt__strand_ops_t fiber_ops = {fiber_sleep, fiber_wait_fd, fiber_yield, SHUNT__HELPS_JOINS,
+                                              false};
 
 /* ---- the lane ---- */
 
@@ -284,13 +293,14 @@ static void push(shunt_task_t *t) {
     shunt__post(t->rt->reactor, &t->post);
 }
 
-/* A join runs the task where it is, without a switch or a wake: the two could not do anything apart. As long as there is stack enough that the
- * task has no less than it may count on. */
+/* A join runs the task where it is, without a switch or a wake: the two could not do anything apart. As long
+ * as there is stack enough that the task has no less than it may count on. */
 static bool help(shunt_task_t *t, shunt__strand_t *s, bool joined) {
   if (s->ops != &fiber_ops) return false;
   fiber_t *f = s->owner;
   loop_t *l = f->loop;
-  if (t->rt != l->rt || !t->post.at || (char *)&f - (char *)f->stack < (ptrdiff_t)(l->stacks.stack_size / 2)) return false;
+  if (t->rt != l->rt || !t->post.at || (char *)&f - (char *)f->stack < (ptrdiff_t)(l->stacks.stack_size / 2))
+    return false;
   unready(l, &t->post);
   run(t, s, joined);
   return true;
@@ -332,5 +342,9 @@ static bool close_loop(shunt_t *rt) {
   return true;
 }
 
-const shunt__lane_ops_t shunt__loop_lane = {
-    .name = "loop", .open = open_loop, .push = push, .end = shunt__end_here, .help = help, .close = close_loop};
+const shunt__lane_ops_t shunt__loop_lane = {.name = "loop",
+                                            .open = open_loop,
+                                            .push = push,
+                                            .end = shunt__end_here,
+                                            .help = help,
+                                            .close = close_loop};

@@ -35,7 +35,8 @@ static uint64_t limited(uint64_t size, int resource, uint64_t share) {
 }
 
 uint64_t shunt__arena_default_size(void) {
-  uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE), size = UINT64_C(1) << 30;
+  uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE), size = UINT64_C(1)
+                                                                                                << 30;
   while (size < memory && size < UINT64_C(1) << 38) size *= 2;
   size = limited(size, RLIMIT_FSIZE, 2); /* or ftruncate would end the program by SIGXFSZ */
   return limited(size, RLIMIT_AS, 16);

@@ -1,8 +1,9 @@
 /* An arena: memory that two processes map, and who has which part of it.
  *
- * The memory is a sparse memfd; the book-keeping lies in the private memory of the one process that allocates (the parent for arguments,
- * a worker for its results), so nothing the other side writes can damage it. Parts are whole pages. What is handed out has been
- * reserved, so that a full machine is an error here and never a SIGBUS later. */
+ * The memory is a sparse memfd; the book-keeping lies in the private memory of the one process that allocates
+ * (the parent for arguments, a worker for its results), so nothing the other side writes can damage it. Parts
+ * are whole pages. What is handed out has been reserved, so that a full machine is an error here and never a
+ * SIGBUS later. */
 #ifndef SHUNT_ARENA_H
 #define SHUNT_ARENA_H
 
@@ -32,7 +33,8 @@ void shunt__arena_fini(shunt__arena_t *a);
 uint64_t shunt__arena_take(shunt__arena_t *a, uint64_t size);
 void shunt__arena_give(shunt__arena_t *a, uint64_t offset, uint64_t size);
 
-/* As large as this machine's memory, the most that a region could ever use; less under `ulimit -f` and `ulimit -v`. */
+/* As large as this machine's memory, the most that a region could ever use; less under `ulimit -f` and
+ * `ulimit -v`. */
 uint64_t shunt__arena_default_size(void);
 
 #endif

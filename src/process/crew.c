@@ -13,7 +13,8 @@
 #include "process.h"
 #include "worker.h"
 
-#define AHEAD 32       /* tasks in one worker's hands: enough that it need not wait for us between short ones */
+#define AHEAD 32       /* tasks in one worker's hands: enough that it need not wait for us between short
+                          ones */
 #define ATTEMPTS 3     /* of a task that may run again */
 #define SUBSTITUTES 64 /* workers beyond max_processes, while others wait */
 
@@ -103,7 +104,8 @@ static int order_spawn(shunt__crew_t *c, shunt__hand_t *h, int region_fd) {
       .init = c->rt->options.worker_init,
       .data = c->rt->options.worker_data,
   };
-  return shunt__zygote_order(c->channel, &order, (int[]){region_fd, c->arguments.arena.fd, c->doorbell, h->pager}, 4);
+  return shunt__zygote_order(c->channel, &order,
+                             (int[]){region_fd, c->arguments.arena.fd, c->doorbell, h->pager}, 4);
 }
 
 static void free_hand(shunt__hand_t *h) {
@@ -227,7 +229,8 @@ void shunt__hand_doom(shunt__crew_t *c, shunt__hand_t *h, uint32_t slot) {
   shunt__crew_look_later(c); /* for the timer */
 }
 
-/* The doomed task has ended in time. Another may have been asked meanwhile; the timer runs on, so it need not be set again. */
+/* The doomed task has ended in time. Another may have been asked meanwhile; the timer runs on, so it need not
+ * be set again. */
 static void pass_doom_on(shunt__hand_t *h) {
   h->doom = 0;
   for (uint32_t slot = 0; slot < SHUNT__RING_SLOTS; slot++)
@@ -304,8 +307,8 @@ void shunt__hand_discard(shunt__crew_t *c, shunt__hand_t *h, int signal) {
   shunt__zygote_order(c->channel, &order, NULL, 0);
 }
 
-/* Empties the dead worker's hands. Returns the tasks that it had begun, linked by `next`: one, or more if it wrote over its rings, as anything but
- * READY counts. *run: which of its runs that was. */
+/* Empties the dead worker's hands. Returns the tasks that it had begun, linked by `next`: one, or more if it
+ * wrote over its rings, as anything but READY counts. *run: which of its runs that was. */
 static shunt_task_t *take_all(shunt__crew_t *c, shunt__hand_t *h, uint32_t *run) {
   shunt_task_t *begun = NULL;
   for (uint32_t i = 1; i <= SHUNT__RING_SLOTS; i++) {
@@ -331,7 +334,8 @@ static shunt_task_t *take_all(shunt__crew_t *c, shunt__hand_t *h, uint32_t *run)
 
 static void describe_death(char *buf, size_t size, pid_t pid, int wait_status) {
   if (WIFSIGNALED(wait_status))
-    snprintf(buf, size, "worker process %d was ended by signal %d (%s)", (int)pid, WTERMSIG(wait_status), strsignal(WTERMSIG(wait_status)));
+    snprintf(buf, size, "worker process %d was ended by signal %d (%s)", (int)pid, WTERMSIG(wait_status),
+             strsignal(WTERMSIG(wait_status)));
   else
     snprintf(buf, size, "worker process %d exited with status %d", (int)pid, WEXITSTATUS(wait_status));
 }
@@ -426,4 +430,6 @@ void shunt__crew_fail_waiting(shunt__crew_t *c, int error, const char *why) {
   }
 }
 
-bool shunt__crew_may_substitute(const shunt__crew_t *c) { return c->total < c->rt->options.max_processes + SUBSTITUTES; }
+bool shunt__crew_may_substitute(const shunt__crew_t *c) {
+  return c->total < c->rt->options.max_processes + SUBSTITUTES;
+}

@@ -1,7 +1,8 @@
 /* Messages from and to one worker, as the parent handles them.
  *
- * A message is copied out before anything in it is looked at, and every index, size and offset is checked against what the parent knows by itself.
- * A worker that sends what makes no sense is discarded; its death then settles what it had. */
+ * A message is copied out before anything in it is looked at, and every index, size and offset is checked
+ * against what the parent knows by itself. A worker that sends what makes no sense is discarded; its death
+ * then settles what it had. */
 #include <config.h>
 
 #include <signal.h>
@@ -14,7 +15,8 @@
 #include "worker.h"
 
 void shunt__hand_wake(shunt__hand_t *h) {
-  /* The worker raises the bell, then looks at the rings; we change the rings, then lower the bell. All sequentially consistent. */
+  /* The worker raises the bell, then looks at the rings; we change the rings, then lower the bell. All
+   * sequentially consistent. */
   _Atomic(uint32_t) *bell = &h->region->link->bell;
   uint32_t was = atomic_exchange(bell, SHUNT__BELL_AWAKE);
   if (was == SHUNT__BELL_FUTEX) shunt__futex_wake(bell, 1, true);
@@ -58,7 +60,9 @@ typedef struct {
   shunt__region_t *region;
 } extent_block_t;
 
-static shunt__extent_head_t *head_at(shunt__region_t *r, uint64_t offset) { return (shunt__extent_head_t *)((char *)r->link + offset); }
+static shunt__extent_head_t *head_at(shunt__region_t *r, uint64_t offset) {
+  return (shunt__extent_head_t *)((char *)r->link + offset);
+}
 
 static void drop_extent(shunt__block_t *b) {
   shunt__region_t *r = ((extent_block_t *)b)->region;
@@ -77,7 +81,9 @@ static shunt__block_t *payload(shunt__hand_t *h, const shunt__message_t *m) {
   extent_block_t *b = malloc(sizeof *b);
   if (!b) return NULL;
   atomic_fetch_add_explicit(&h->region->refs, 1, memory_order_relaxed);
-  *b = (extent_block_t){.block = {.data = head_at(h->region, m->offset) + 1, .size = m->size, .drop = drop_extent}, .region = h->region};
+  *b = (extent_block_t){
+      .block = {.data = head_at(h->region, m->offset) + 1, .size = m->size, .drop = drop_extent},
+      .region = h->region};
   return &b->block;
 }
 
@@ -136,8 +142,10 @@ static void publish_reply(shunt__hand_t *h) {
   shunt__hand_wake(h);
 }
 
-/* The bytes of a settled task into a reply: in the message, or in argument memory lent until the worker has copied them. */
-static void put_payload(shunt__crew_t *c, shunt__hand_t *h, shunt__message_t *m, const void *data, size_t size) {
+/* The bytes of a settled task into a reply: in the message, or in argument memory lent until the worker has
+ * copied them. */
+static void put_payload(shunt__crew_t *c, shunt__hand_t *h, shunt__message_t *m, const void *data,
+                        size_t size) {
   m->size = size;
   if (size <= SHUNT__MESSAGE_BYTES) {
     if (size) memcpy(m->bytes, data, size);
@@ -177,7 +185,8 @@ static void free_nested(shunt__nested_t *n) {
   free(n);
 }
 
-/* Sends what the worker is owed, as far as its ring has room. Returns those that were sent, to be freed without the lock. */
+/* Sends what the worker is owed, as far as its ring has room. Returns those that were sent, to be freed
+ * without the lock. */
 static shunt__nested_t *send_owed(shunt__crew_t *c, shunt__hand_t *h) {
   shunt__nested_t *sent = NULL;
   shunt__message_t *m;
@@ -256,7 +265,12 @@ static shunt_task_t *submit_for(shunt__crew_t *c, shunt__hand_t *h, const shunt_
 static bool on_submit(shunt__crew_t *c, shunt__hand_t *h, const shunt__message_t *m) {
   shunt__nested_t *n = malloc(sizeof *n);
   if (!n) return false; /* it would wait for an answer that there is no memory to remember */
-  *n = (shunt__nested_t){.waiter.wake = on_settled, .crew = c, .hand = h, .cookie = m->cookie, .run = m->slot, .task = submit_for(c, h, m)};
+  *n = (shunt__nested_t){.waiter.wake = on_settled,
+                         .crew = c,
+                         .hand = h,
+                         .cookie = m->cookie,
+                         .run = m->slot,
+                         .task = submit_for(c, h, m)};
   pthread_mutex_lock(&c->lock);
   if ((n->next = h->nested)) n->next->at = &n->next;
   n->at = &h->nested;
@@ -352,8 +366,9 @@ typedef struct orphan {
   shunt_task_t *task; /* a reference */
 } orphan_t;
 
-/* The worker has died. What the task under which it died had submitted is cancelled, as nobody will ask for it; what earlier ones left running runs
- * on. All records leave the hand in one step: a task that settles from here on finds no hand to tell. */
+/* The worker has died. What the task under which it died had submitted is cancelled, as nobody will ask for
+ * it; what earlier ones left running runs on. All records leave the hand in one step: a task that settles
+ * from here on finds no hand to tell. */
 void shunt__hand_orphan(shunt__crew_t *c, shunt__hand_t *h, uint32_t run) {
   orphan_t *orphans = NULL;
   pthread_mutex_lock(&c->lock);

@@ -1,15 +1,17 @@
 /* The process lane: forked workers that share memory with the parent, and nothing else.
  *
- * Promises: a crash fails the task that ran, with the signal, and no other; a cancel or a timeout ends a running task for good; a task in a worker
- * may submit and await, with any number of workers; large arguments are copied once, on the way in, large results not at all.
+ * Promises: a crash fails the task that ran, with the signal, and no other; a cancel or a timeout ends a
+ * running task for good; a task in a worker may submit and await, with any number of workers; large arguments
+ * are copied once, on the way in, large results not at all.
  *
- * Operation: the zygote forks workers when there is work for them. Each has rings of its own (ring.h). The parent fills the run rings from one
- * queue, a few tasks ahead so that no worker waits for the parent, and takes them back when another worker has nothing to do. Results ring a
- * doorbell, an eventfd that the loop's thread watches.
+ * Operation: the zygote forks workers when there is work for them. Each has rings of its own (ring.h). The
+ * parent fills the run rings from one queue, a few tasks ahead so that no worker waits for the parent, and
+ * takes them back when another worker has nothing to do. Results ring a doorbell, an eventfd that the loop's
+ * thread watches.
  *
- * Safety: the parent takes no lock that a worker can hold, trusts nothing that it reads, and keeps its own record of who has which
- * task; so when the zygote says that a worker has died, its ring is read to the end, the one task that it had begun has failed, and the others go
- * back to the queue. */
+ * Safety: the parent takes no lock that a worker can hold, trusts nothing that it reads, and keeps its own
+ * record of who has which task; so when the zygote says that a worker has died, its ring is read to the end,
+ * the one task that it had begun has failed, and the others go back to the queue. */
 #include <config.h>
 
 #include "process.h"
@@ -55,7 +57,8 @@ static shunt__block_t *make_arg(shunt_t *rt, size_t size) {
     free(b);
     return NULL;
   }
-  *b = (lent_block_t){.block = {.data = c->arguments.base + offset, .size = size, .drop = drop_lent}, .crew = c};
+  *b = (lent_block_t){.block = {.data = c->arguments.base + offset, .size = size, .drop = drop_lent},
+                      .crew = c};
   return &b->block;
 }
 
@@ -69,9 +72,10 @@ static void push(shunt_task_t *t) {
   shunt__crew_unlock(c);
 }
 
-/* The worker has begun it: the first rung is to ask, the next ones come from the timer. The signals that then come may end the worker whatever it
- * is at, so from here on it gets nothing more to do (has_room), what it has not begun is taken back, and before the first signal its
- * ring is read: if it was through with the task, there is no doom any more. */
+/* The worker has begun it: the first rung is to ask, the next ones come from the timer. The signals that then
+ * come may end the worker whatever it is at, so from here on it gets nothing more to do (has_room), what it
+ * has not begun is taken back, and before the first signal its ring is read: if it was through with the task,
+ * there is no doom any more. */
 static void ask(shunt__crew_t *c, shunt__hand_t *h, uint32_t slot, uint32_t flag) {
   shunt__message_t *m = shunt__ring_slot(&h->region->link->run, slot);
   h->asked[slot] |= flag;
@@ -98,8 +102,9 @@ static shunt_cancel_t end_in_hand(shunt__crew_t *c, shunt_task_t *t, uint32_t fl
 static shunt_cancel_t end(shunt_task_t *t, int status) {
   shunt__crew_t *c = shunt__crew_of(t->rt);
   pthread_mutex_lock(&c->lock);
-  shunt_cancel_t came_to = shunt__crew_unqueue(c, t) ? SHUNT_WITHDRAWN
-                                                       : end_in_hand(c, t, status == UV_ETIMEDOUT ? SHUNT__LATE : SHUNT__CANCEL);
+  shunt_cancel_t came_to = shunt__crew_unqueue(c, t)
+                               ? SHUNT_WITHDRAWN
+                               : end_in_hand(c, t, status == UV_ETIMEDOUT ? SHUNT__LATE : SHUNT__CANCEL);
   shunt__crew_unlock(c);
   if (came_to == SHUNT_WITHDRAWN) {
     shunt__settle(t, (shunt__outcome_t){.status = status});

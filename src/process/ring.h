@@ -6,8 +6,9 @@
  *     reply   parent → worker   answers to what the worker asked for
  *     up      worker → parent   results, submits, cancels
  *
- * Trust goes one way. A worker may be running anybody's bugs, so the parent keeps its own copy of every index that it advances, checks those
- * that it reads, and copies a message out before it looks at it. The worker believes the parent. */
+ * Trust goes one way. A worker may be running anybody's bugs, so the parent keeps its own copy of every index
+ * that it advances, checks those that it reads, and copies a message out before it looks at it. The worker
+ * believes the parent. */
 #ifndef SHUNT_RING_H
 #define SHUNT_RING_H
 
@@ -27,14 +28,16 @@ enum shunt__message_kind {
   SHUNT__MSG_CAME_TO, /* reply: what the cancel came to, in `status` */
   SHUNT__MSG_NO_ROOM, /* reply: no worker can be had for what you wait for */
   SHUNT__MSG_RESULT,  /* up: of the task in run slot `slot` */
-  SHUNT__MSG_SUBMIT,  /* up: submit fn on the bytes, call it `cookie`; `slot` is the index of the run that asks */
+  SHUNT__MSG_SUBMIT,  /* up: submit fn on the bytes, call it `cookie`; `slot` is the index of the run that
+                         asks */
   SHUNT__MSG_CANCEL,  /* up: cancel the task `cookie` */
   SHUNT__MSG_WAITING, /* up: the worker waits in a call of ours */
   SHUNT__MSG_RESUMED, /* up: it goes on */
   SHUNT__MSG_ROOM     /* up: there is room on the reply ring again */
 };
 
-/* Who has a run slot's task. The worker takes READY to CLAIMED, the parent READY to WITHDRAWN, each by compare-and-swap. */
+/* Who has a run slot's task. The worker takes READY to CLAIMED, the parent READY to WITHDRAWN, each by
+ * compare-and-swap. */
 enum { SHUNT__SLOT_READY = 1, SHUNT__SLOT_CLAIMED, SHUNT__SLOT_WITHDRAWN };
 
 typedef struct {
@@ -74,7 +77,8 @@ static inline shunt__message_t *shunt__ring_slot(shunt__ring_t *r, uint32_t inde
   return &r->slots[index % SHUNT__RING_SLOTS];
 }
 
-/* How a worker sleeps: not, on the bell itself, or in poll(2) on a descriptor and on its pager, an eventfd. */
+/* How a worker sleeps: not, on the bell itself, or in poll(2) on a descriptor and on its pager, an
+ * eventfd. */
 enum { SHUNT__BELL_AWAKE, SHUNT__BELL_FUTEX, SHUNT__BELL_PAGER };
 
 /* What both sides map: the head of a worker's region. Results and large arguments of submits follow. */
@@ -83,7 +87,8 @@ typedef struct {
   shunt__ring_t run, reply, up;
 } shunt__link_t;
 
-/* A result larger than a message: this, then its bytes. `over` is set by the parent when it has no more use for them. */
+/* A result larger than a message: this, then its bytes. `over` is set by the parent when it has no more use
+ * for them. */
 typedef struct {
   _Alignas(64) _Atomic(uint32_t) over;
 } shunt__extent_head_t;

@@ -1,14 +1,16 @@
 /* Inside a worker process.
  *
- * One thread. It takes a task from the run ring, runs it with the same code as any other lane, and puts the result on the up ring. While a
- * task waits, the worker serves its reply ring, so whatever it awaits settles; it does not begin another task on top of this
- * one, whose crash would then take both: the parent takes the queued ones back and gives them to a substitute.
+ * One thread. It takes a task from the run ring, runs it with the same code as any other lane, and puts the
+ * result on the up ring. While a task waits, the worker serves its reply ring, so whatever it awaits settles;
+ * it does not begin another task on top of this one, whose crash would then take both: the parent takes the
+ * queued ones back and gives them to a substitute.
  *
- * The uplink. A task submitted here is an ordinary handle, whose lane is the parent: push sends a message, the parent's answer settles it. Its
- * address is the cookie by which the parent names it; the run's reference keeps it until then.
+ * The uplink. A task submitted here is an ordinary handle, whose lane is the parent: push sends a message,
+ * the parent's answer settles it. Its address is the cookie by which the parent names it; the run's reference
+ * keeps it until then.
  *
- * Results larger than a message lie in this worker's region. Who has an extent: the worker until the result is sent, then the parent until it sets
- * `over`; then the worker takes it back, when it next needs room. */
+ * Results larger than a message lie in this worker's region. Who has an extent: the worker until the result
+ * is sent, then the parent until it sets `over`; then the worker takes it back, when it next needs room. */
 #include <config.h>
 
 #include "worker.h"
@@ -56,24 +58,30 @@ static struct {
 
 static extent_t *extent_of(shunt__block_t *b) { return (extent_t *)b; }
 
-static shunt__extent_head_t *head_of(const extent_t *e) { return (shunt__extent_head_t *)((char *)w.link + e->offset); }
+static shunt__extent_head_t *head_of(const extent_t *e) {
+  return (shunt__extent_head_t *)((char *)w.link + e->offset);
+}
 
 /* ---- sending ---- */
 
 static void ring_doorbell(void) {
   uint64_t one = 1;
   if (!atomic_exchange(&w.link->up.listening, 0)) return;
-  /* A task that closed descriptors it had not opened: the parent reads our ring once more when we are gone. */
+  /* A task that closed descriptors it had not opened: the parent reads our ring once more when we are
+   * gone. */
   if (write(w.doorbell, &one, sizeof one) < 0 && errno != EAGAIN) _exit(71);
 }
 
-/* The next slot to fill. The parent's loop empties the ring, so this waits only as long as that loop is busy. */
+/* The next slot to fill. The parent's loop empties the ring, so this waits only as long as that loop is
+ * busy. */
 static shunt__message_t *next_up(void) {
   shunt__ring_t *up = &w.link->up;
   uint32_t tail = atomic_load_explicit(&up->tail, memory_order_relaxed);
   while (tail - atomic_load(&up->head) >= SHUNT__RING_SLOTS) {
-    atomic_store(&up->starved, 1); /* sequentially consistent with the parent's head: one of us sees the other */
-    if (tail - atomic_load(&up->head) >= SHUNT__RING_SLOTS) shunt__futex_wait(&up->starved, 1, SHUNT__NEVER, true);
+    atomic_store(&up->starved, 1); /* sequentially consistent with the parent's head: one of us sees the
+                                      other */
+    if (tail - atomic_load(&up->head) >= SHUNT__RING_SLOTS)
+      shunt__futex_wait(&up->starved, 1, SHUNT__NEVER, true);
   }
   shunt__message_t *m = shunt__ring_slot(up, tail);
   memset(m, 0, offsetof(shunt__message_t, bytes));
@@ -113,7 +121,9 @@ static void sweep(void) {
   w.sweep_at = 2 * w.out + 16;
 }
 
-static void drop_extent(shunt__block_t *b) { atomic_store_explicit(&head_of(extent_of(b))->over, 1, memory_order_relaxed); }
+static void drop_extent(shunt__block_t *b) {
+  atomic_store_explicit(&head_of(extent_of(b))->over, 1, memory_order_relaxed);
+}
 
 static uint64_t take_room(uint64_t size) {
   if (w.out >= w.sweep_at) sweep();
@@ -182,7 +192,8 @@ static void settle_nested(const shunt__message_t *m) {
 
 static void serve_replies(void) {
   shunt__ring_t *r = &w.link->reply;
-  for (uint32_t head; (head = atomic_load_explicit(&r->head, memory_order_relaxed)) != atomic_load(&r->tail);) {
+  for (uint32_t head;
+       (head = atomic_load_explicit(&r->head, memory_order_relaxed)) != atomic_load(&r->tail);) {
     const shunt__message_t *m = shunt__ring_slot(r, head);
     if (m->kind == SHUNT__MSG_DONE) settle_nested(m);
     if (m->kind == SHUNT__MSG_NO_ROOM) w.no_room = true;
@@ -206,8 +217,8 @@ static void poll_and_hear(uint64_t deadline) {
   *w.polled = fds[0];
 }
 
-/* Sleeps until the parent rings, unless `anything` has happened. The bell goes up before the last look and the parent looks at it after each
- * change it makes, both sequentially consistent: no ring is lost. */
+/* Sleeps until the parent rings, unless `anything` has happened. The bell goes up before the last look and
+ * the parent looks at it after each change it makes, both sequentially consistent: no ring is lost. */
 static void sleep_unless(bool (*anything)(void), uint64_t deadline) {
   atomic_store(&w.link->bell, w.polled ? SHUNT__BELL_PAGER : SHUNT__BELL_FUTEX);
   if (!anything()) {
@@ -251,7 +262,8 @@ static int uplink_sleep(shunt__strand_t *s, uint64_t deadline) {
   return w.no_room && !w.polled ? UV_EAGAIN : 0;
 }
 
-/* A wait like any other, during which the worker sleeps in another way. Never refused: what comes may come from outside. */
+/* A wait like any other, during which the worker sleeps in another way. Never refused: what comes may come
+ * from outside. */
 static int uplink_wait_fd(shunt__strand_t *s, int fd, int events, uint64_t deadline) {
   struct pollfd polled = {fd, (short)events, 0};
   w.polled = &polled;
@@ -260,7 +272,8 @@ static int uplink_wait_fd(shunt__strand_t *s, int fd, int events, uint64_t deadl
   return polled.revents & POLLNVAL ? UV_EBADF : err;
 }
 
-static const shunt__strand_ops_t worker_ops = {uplink_sleep, uplink_wait_fd, shunt__thread_yield, SHUNT__HELPS_NEVER, true};
+static const shunt__strand_ops_t worker_ops = {uplink_sleep, uplink_wait_fd, shunt__thread_yield,
+                                               SHUNT__HELPS_NEVER, true};
 
 /* ---- the uplink lane ---- */
 
@@ -299,12 +312,14 @@ static shunt_cancel_t end(shunt_task_t *t, int status) {
   return w.cancel_came_to;
 }
 
-const shunt__lane_ops_t shunt__uplink_lane = {.name = "parent", .push = push, .end = end, .make_arg = make_block};
+const shunt__lane_ops_t shunt__uplink_lane = {
+    .name = "parent", .push = push, .end = end, .make_arg = make_block};
 
 /* ---- running ---- */
 
 static shunt_task_t *task_of(shunt__message_t *m) {
-  shunt_task_options_t o = {.lane = SHUNT_LANE_PROCESS, .arg_size = m->offset ? 0 : m->size, .flags = SHUNT_BY_VALUE};
+  shunt_task_options_t o = {
+      .lane = SHUNT_LANE_PROCESS, .arg_size = m->offset ? 0 : m->size, .flags = SHUNT_BY_VALUE};
   shunt_task_t *t = shunt__task_new(w.rt, (shunt_fn)(uintptr_t)m->fn, m->bytes, &o);
   if (!t) return NULL;
   if (m->offset) {
@@ -344,7 +359,8 @@ static void send_result(uint32_t slot, shunt_task_t *t, uint64_t cpu) {
   send_up();
 }
 
-/* What the function wrote to its argument is private to this worker, and must not hide the next argument that lies there. */
+/* What the function wrote to its argument is private to this worker, and must not hide the next argument that
+ * lies there. */
 static void forget_argument(const shunt__message_t *m) {
   if (m->offset) madvise(w.arguments + m->offset, (m->size + 4095) & ~(uint64_t)4095, MADV_DONTNEED);
 }
@@ -409,7 +425,8 @@ void shunt__worker_main(const shunt__order_t *o, shunt_t *view, shunt__worker_fd
   shunt__worker_view(w.rt);
   w.rt->make_result = make_block;
   w.link = map(fds.region, o->region_size, MAP_SHARED);
-  w.arguments = map(fds.arguments, o->arguments_size, MAP_PRIVATE); /* so that a task may write to its argument */
+  /* so that a task may write to its argument */
+  w.arguments = map(fds.arguments, o->arguments_size, MAP_PRIVATE);
   w.doorbell = fds.doorbell;
   w.pager = fds.pager;
   close(fds.arguments);

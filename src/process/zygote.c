@@ -54,7 +54,8 @@ static int send_with_fds(int socket, const void *data, size_t size, const int *f
   if (n) {
     msg.msg_control = &control;
     msg.msg_controllen = CMSG_SPACE((size_t)n * sizeof(int));
-    control.header = (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN((size_t)n * sizeof(int))};
+    control.header = (struct cmsghdr){
+        .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN((size_t)n * sizeof(int))};
     memcpy(CMSG_DATA(&control.header), fds, (size_t)n * sizeof(int));
   }
   ssize_t sent;
@@ -70,7 +71,8 @@ static ssize_t receive_with_fds(int socket, void *data, size_t size, int *fds, i
     char space[CMSG_SPACE(FDS_MAX * sizeof(int))];
   } control;
   struct iovec iov = {data, size};
-  struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+  struct msghdr msg = {
+      .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
   ssize_t got;
   do got = recvmsg(socket, &msg, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
   while (got < 0 && errno == EINTR);
@@ -135,7 +137,8 @@ static void spawn(int channel, const shunt__order_t *o, const int *fds, int n) {
     keep_only_fds(fds, FDS_MAX);
     shunt__worker_main(o, zygote.rt, (shunt__worker_fds_t){3, 4, 5, 6});
   }
-  shunt__news_t news = {pid < 0 ? SHUNT__NEWS_FAILED : SHUNT__NEWS_SPAWNED, o->worker, pid, pid < 0 ? -errno : 0};
+  shunt__news_t news = {pid < 0 ? SHUNT__NEWS_FAILED : SHUNT__NEWS_SPAWNED, o->worker, pid,
+                        pid < 0 ? -errno : 0};
   if (pid > 0) {
     setpgid(pid, pid); /* here too: a kill may come before the child has run */
     if (z.count == z.children_room) z.children = grow(z.children, &z.children_room, sizeof *z.children);
@@ -146,7 +149,8 @@ static void spawn(int channel, const shunt__order_t *o, const int *fds, int n) {
 
 static void kill_workers(int channel, uint32_t worker, bool all, int signal) {
   for (size_t i = 0; i < z.count; i++)
-    if (z.children[i].channel == channel && (all || z.children[i].worker == worker)) kill(-z.children[i].pid, signal);
+    if (z.children[i].channel == channel && (all || z.children[i].worker == worker))
+      kill(-z.children[i].pid, signal);
 }
 
 static bool has_workers(int channel) {
@@ -170,9 +174,11 @@ static void reap(void) {
   struct signalfd_siginfo drop;
   while (read(z.children_fd, &drop, sizeof drop) > 0) {
   }
-  for (siginfo_t info = {0}; !waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) && info.si_pid; info.si_pid = 0) {
+  for (siginfo_t info = {0}; !waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) && info.si_pid;
+       info.si_pid = 0) {
     int status;
-    kill(-info.si_pid, SIGKILL); /* what it left behind in its group, whose number is its own until it is reaped */
+    kill(-info.si_pid, SIGKILL); /* what it left behind in its group, whose number is its own until it is
+                                    reaped */
     waitpid(info.si_pid, &status, 0);
     report_death(info.si_pid, status);
   }
@@ -260,10 +266,12 @@ static _Noreturn void zygote_main(int control, int program) {
 
 /* ---- inside the program ---- */
 
-/* A fork that is invisible to wait() and raises no SIGCHLD: exit signal 0. Only to fork once more, properly, and leave: the C library has not
- * been told of this one. So not in a program that has threads already, one of which might hold malloc's lock: then a fork as any other, and
- * the program may see one SIGCHLD. */
-static pid_t quiet_fork(void) { return __libc_single_threaded ? (pid_t)syscall(SYS_clone, 0L, 0L, 0L, 0L, 0L) : fork(); }
+/* A fork that is invisible to wait() and raises no SIGCHLD: exit signal 0. Only to fork once more, properly,
+ * and leave: the C library has not been told of this one. So not in a program that has threads already, one
+ * of which might hold malloc's lock: then a fork as any other, and the program may see one SIGCHLD. */
+static pid_t quiet_fork(void) {
+  return __libc_single_threaded ? (pid_t)syscall(SYS_clone, 0L, 0L, 0L, 0L, 0L) : fork();
+}
 
 /* Like a pair of sockets, but never in the place of a descriptor from 0 to 2 that the program has closed. */
 static int socket_pair(int ends[2]) {
@@ -279,7 +287,8 @@ static int socket_pair(int ends[2]) {
 }
 
 static int fork_zygote(int control, int keep) {
-  int program = (int)syscall(SYS_pidfd_open, getpid(), 0); /* absent before Linux 5.3: then the control socket's end must do */
+  int program = (int)syscall(SYS_pidfd_open, getpid(), 0); /* absent before Linux 5.3: then the control
+                                                              socket's end must do */
   fflush(NULL);
   pid_t middle = quiet_fork();
   if (middle == 0) {

@@ -1,9 +1,11 @@
 /* The zygote: the single-threaded process, one per program, that forks the workers and reaps them.
  *
- * It was forked by the first shunt_start before the library had a thread, so what it forks is whole: no lock is held by a thread that is
- * not there. It is no child of the program (an intermediate process forked it and left), so the program's wait() and SIGCHLD do not
- * see it, unless the program adopts orphans (as process 1, or by PR_SET_CHILD_SUBREAPER). Each runtime has a channel to it: a SOCK_SEQPACKET socket on which spawns and kills go there, and deaths come back.
- * Closing the channel ends the runtime's workers; the program's end, seen by a pidfd, ends all. */
+ * It was forked by the first shunt_start before the library had a thread, so what it forks is whole: no lock
+ * is held by a thread that is not there. It is no child of the program (an intermediate process forked it and
+ * left), so the program's wait() and SIGCHLD do not see it, unless the program adopts orphans (as process 1,
+ * or by PR_SET_CHILD_SUBREAPER). Each runtime has a channel to it: a SOCK_SEQPACKET socket on which spawns
+ * and kills go there, and deaths come back. Closing the channel ends the runtime's workers; the program's
+ * end, seen by a pidfd, ends all. */
 #ifndef SHUNT_ZYGOTE_H
 #define SHUNT_ZYGOTE_H
 
@@ -16,7 +18,8 @@ typedef struct {
   uint32_t kind;
   uint32_t worker; /* the runtime's name for it */
   int32_t signal;  /* kill: to the worker's process group */
-  uint64_t region_size, arguments_size; /* spawn: these, and four descriptors: region, arguments, doorbell, pager */
+  uint64_t region_size, arguments_size; /* spawn: these, and four descriptors: region, arguments, doorbell,
+                                           pager */
   int (*init)(void *data);
   void *data;
 } shunt__order_t;
@@ -30,8 +33,9 @@ typedef struct {
   int32_t status; /* died: as of wait(); failed: a negative error */
 } shunt__news_t;
 
-/* Forks the zygote if this program has none. Where `rt` is will be, in every worker, its view of the runtime that it works for; so a global
- * that holds the program's runtime holds the right thing in workers too, even after a stop and a new start. */
+/* Forks the zygote if this program has none. Where `rt` is will be, in every worker, its view of the runtime
+ * that it works for; so a global that holds the program's runtime holds the right thing in workers too, even
+ * after a stop and a new start. */
 int shunt__zygote_start(shunt_t *rt);
 
 /* A new channel: its descriptor, or an error. */

@@ -1,9 +1,10 @@
 /* The governor: decides, while tasks wait and enough workers seem busy, whether those really use a CPU.
  *
- * A worker is blocked when its CPU clock stands still and the kernel does not call it runnable: the clock alone would also be still
- * on a machine that is busy with other things, and more threads would then make matters worse. It looks once a millisecond, more seldom
- * when looking takes long, and only while there is something to decide. When all are blocked it doubles their number, so that 256 blocked
- * calls overlap within ten looks. */
+ * A worker is blocked when its CPU clock stands still and the kernel does not call it runnable: the clock
+ * alone would also be still on a machine that is busy with other things, and more threads would then make
+ * matters worse. It looks once a millisecond, more seldom when looking takes long, and only while there is
+ * something to decide. When all are blocked it doubles their number, so that 256 blocked calls overlap within
+ * ten looks. */
 #include <config.h>
 
 #include <fcntl.h>
@@ -36,7 +37,8 @@ static bool runnable(pid_t tid) {
   return name_ends && name_ends[1] && name_ends[2] == 'R';
 }
 
-/* The busy workers that use no CPU. Reads every clock, so that the next look has something to compare with. */
+/* The busy workers that use no CPU. Reads every clock, so that the next look has something to compare
+ * with. */
 static unsigned count_blocked(shunt__pool_t *p, uint64_t interval) {
   unsigned blocked = 0;
   for (shunt__worker_t *w = p->workers; w; w = w->next) {

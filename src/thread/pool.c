@@ -1,15 +1,16 @@
 /* The thread lane: an elastic pool.
  *
- * Promises: no threads at rest; as many running as there are cores when tasks compute; more, up to max_threads, as soon as those that run are
- * seen to be blocked; a nested await never deadlocks.
+ * Promises: no threads at rest; as many running as there are cores when tasks compute; more, up to
+ * max_threads, as soon as those that run are seen to be blocked; a nested await never deadlocks.
  *
- * Operation: one lock, two queues. A submit finds an idle worker or starts one while fewer than `cores` are at work. Beyond that
- * it is the governor's call (governor.c), which looks whether the busy ones really use a CPU. A worker that waits in a call of ours
- * says so, does not count as busy, and has a substitute started if there is work. A waiter whose task is still queued takes it
- * out and runs it itself.
+ * Operation: one lock, two queues. A submit finds an idle worker or starts one while fewer than `cores` are
+ * at work. Beyond that it is the governor's call (governor.c), which looks whether the busy ones really use a
+ * CPU. A worker that waits in a call of ours says so, does not count as busy, and has a substitute started if
+ * there is work. A waiter whose task is still queued takes it out and runs it itself.
  *
- * Safety: a task is in a queue (t->home says which) or in somebody's hands; the step from one to the other is under the lock, and whoever
- * takes it owns the run's reference. No user code and no settling happens under the lock. */
+ * Safety: a task is in a queue (t->home says which) or in somebody's hands; the step from one to the other is
+ * under the lock, and whoever takes it owns the run's reference. No user code and no settling happens under
+ * the lock. */
 #include <config.h>
 
 #include "pool.h"
@@ -107,8 +108,8 @@ static void call_governor(shunt__pool_t *p) {
     pthread_cond_signal(&p->governor.trouble);
 }
 
-/* Sees to it that somebody will take what is ready. Called whenever a task was queued or a worker stopped being busy. One worker is called
- * at a time: it calls the next when it finds more to do. */
+/* Sees to it that somebody will take what is ready. Called whenever a task was queued or a worker stopped
+ * being busy. One worker is called at a time: it calls the next when it finds more to do. */
 static void staff(shunt__pool_t *p) {
   if (!shunt__pool_ready(p) || p->summoned) return;
   if (p->busy >= p->cores || !shunt__pool_add(p)) call_governor(p);
@@ -134,7 +135,8 @@ static bool idle(shunt__pool_t *p, shunt__worker_t *w) {
   leave_busy(w);
   p->idle++;
   staff(p); /* it may have left because there were too many at work */
-  while (!p->summoned && !p->closing && err != ETIMEDOUT) err = pthread_cond_timedwait(&p->work, &p->lock, &ts);
+  while (!p->summoned && !p->closing && err != ETIMEDOUT)
+    err = pthread_cond_timedwait(&p->work, &p->lock, &ts);
   bool summoned = p->summoned > 0;
   if (summoned) p->summoned--;
   p->idle--;
@@ -167,8 +169,8 @@ static void run(shunt__pool_t *p, shunt__worker_t *w, shunt_task_t *t, shunt__st
   w->cpu -= computing;
 }
 
-/* The worker goes, from its own loop or by a pthread_exit in a task. Each that leaves joins the one that left before it, so that none is left
- * over and nobody waits long. */
+/* The worker goes, from its own loop or by a pthread_exit in a task. Each that leaves joins the one that left
+ * before it, so that none is left over and nobody waits long. */
 static void leave(void *arg) {
   shunt__worker_t *w = arg;
   shunt__pool_t *p = w->pool;
@@ -230,7 +232,8 @@ static int worker_sleep(shunt__strand_t *s, uint64_t deadline) {
   shunt__pool_t *p = w->pool;
   pthread_mutex_lock(&p->lock);
   step_back(p, w);
-  /* Nobody at work, nobody on the way, and no thread to be had: the wait could be for what nobody will run. */
+  /* Nobody at work, nobody on the way, and no thread to be had: the wait could be for what nobody will
+   * run. */
   bool none = p->threads >= CEILING(p) || p->refused;
   bool stuck = deadline == SHUNT__NEVER && shunt__pool_ready(p) && !p->busy && !p->summoned && none;
   if (!stuck) {
@@ -257,7 +260,8 @@ static int worker_wait_fd(shunt__strand_t *s, int fd, int events, uint64_t deadl
   return err;
 }
 
-static const shunt__strand_ops_t worker_ops = {worker_sleep, worker_wait_fd, shunt__thread_yield, SHUNT__HELPS, true};
+static const shunt__strand_ops_t worker_ops = {worker_sleep, worker_wait_fd, shunt__thread_yield,
+                                               SHUNT__HELPS, true};
 
 /* ---- the lane ---- */
 

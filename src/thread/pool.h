@@ -1,4 +1,5 @@
-/* The thread lane's state, shared by the pool and its governor. Everything here is under `lock`, but for what says otherwise. */
+/* The thread lane's state, shared by the pool and its governor. Everything here is under `lock`, but for what
+ * says otherwise. */
 #ifndef SHUNT_POOL_H
 #define SHUNT_POOL_H
 
