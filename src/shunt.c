@@ -268,7 +268,9 @@ static bool kill_all(shunt_t *rt) {
 /* Takes apart what nobody uses any more. False: the loop's thread or a worker is stuck in somebody's
  * function. */
 static bool take_apart(shunt_t *rt) {
-  if (!shunt__reactor_close(rt->reactor, shunt__deadline(SHUNT__GRACE_MS)) || !close_lanes(rt)) return false;
+  /* Long enough for a loaded machine: only a libuv callback of the program's could hold the loop up now. */
+  if (!shunt__reactor_close(rt->reactor, shunt__deadline(20 * SHUNT__GRACE_MS)) || !close_lanes(rt))
+    return false;
   shunt__deadlines_close(rt);
   free(rt->reactor);
   rt->reactor = NULL;

@@ -161,12 +161,14 @@ static void run(shunt__pool_t *p, shunt__worker_t *w, shunt_task_t *t, shunt__st
   bool computing = is_computing(t);
   p->computing_now += computing;
   w->cpu += computing;
+  w->running = true;
   staff(p);
   pthread_mutex_unlock(&p->lock);
   run_task(t, s, false);
   pthread_mutex_lock(&p->lock);
   p->computing_now -= computing;
   w->cpu -= computing;
+  w->running = false;
 }
 
 /* The worker goes, from its own loop or by a pthread_exit in a task. Each that leaves joins the one that left
@@ -316,20 +318,32 @@ static int open_pool(shunt_t *rt) {
   return 0;
 }
 
+/* Does every worker that is left run somebody's function? Any other is on its way out, however long a loaded
+ * machine takes to let it go. */
+static bool only_stuck_left(const shunt__pool_t *p) {
+  for (const shunt__worker_t *w = p->workers; w; w = w->next)
+    if (!w->running) return false;
+  return true;
+}
+
 /* Waits for the workers to go, but not for ever. False: some function has not returned. */
 static bool dismiss(shunt__pool_t *p) {
   uint64_t until = shunt__deadline(SHUNT__GRACE_MS);
-  struct timespec ts = {(time_t)(until / 1000000000u), (long)(until % 1000000000u)};
   pthread_mutex_lock(&p->lock);
   p->closing = true;
   pthread_cond_broadcast(&p->work);
   pthread_cond_signal(&p->governor.trouble);
-  for (int err = 0; p->threads && !err;) err = pthread_cond_timedwait(&p->gone, &p->lock, &ts);
+  while (p->threads && !(shunt__now() >= until && only_stuck_left(p))) {
+    uint64_t look = shunt__deadline(20);
+    struct timespec ts = {(time_t)(look / 1000000000u), (long)(look % 1000000000u)};
+    pthread_cond_timedwait(&p->gone, &p->lock, &ts);
+  }
   p->left_behind = p->threads > 0;
   for (shunt__worker_t *w = p->workers; w; w = w->next) pthread_detach(w->thread);
   bool join = p->has_last;
+  pthread_t last = p->last;
   pthread_mutex_unlock(&p->lock);
-  if (join) pthread_join(p->last, NULL);
+  if (join) pthread_join(last, NULL);
   return !p->left_behind;
 }
 

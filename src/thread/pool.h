@@ -16,7 +16,8 @@ typedef struct shunt__worker {
   struct shunt__worker *next, **at; /* among the pool's workers */
   pthread_t thread;
   pid_t tid;
-  bool busy;         /* runs a task, and is not waiting in a call of ours */
+  bool running;      /* in a task's function, wherever that is */
+  bool busy;         /* runs a task or looks for one, and is not waiting in a call of ours */
   unsigned cpu;      /* tasks under the gate in its frames */
   uint64_t cpu_seen; /* the governor's last look at its clock, in ns of CPU time */
 } shunt__worker_t;
