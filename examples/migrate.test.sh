@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# migrate.test.sh: does every step of examples/migrate give the same answers, and hold as many sources at once?
-# Prints what each step takes while it waits for all of them: docs/migrating.md has these figures.
+# migrate.test.sh: does every step of examples/migrate give the same answers, and wait for as many sources?
+# Prints what each takes while it waits for all of them: docs/migrating.md has these figures.
 # SHUNT_EXAMPLES names the directory of the built examples (default: build/examples; in build/, examples).
 set -euo pipefail
 export LC_ALL=C
@@ -17,6 +17,7 @@ many=2000
 [ -z "${SANITIZERS-}" ] || many=200
 if [ "$limit" != unlimited ] && [ "$limit" -lt $((2 * many + 100)) ]; then many=$((limit / 2 - 50)); fi
 
+sources=$(realpath "$(dirname "$0")")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
@@ -102,13 +103,14 @@ waiting() {
     ((SECONDS < 250)) || { fail "only $(opened) of $many were open"; kill "$pid"; break; }
   done
   threads=$(in_status Threads)
-  printf 'step %d: %d sources waiting, %4d threads, %6d KB\n' "$step" "$many" "$threads" "$(in_status VmRSS)"
+  printf 'step %d: %d sources waiting, %4d threads, %4d descriptors, %d KB, page tables of %d KB\n' "$step" \
+    "$many" "$threads" "$(find "/proc/$pid/fd" -type l | wc -l)" "$(in_status VmRSS)" "$(in_status VmPTE)"
   echo go >&"${holder[1]}"
   wait "$pid" || status=$?
   wait "$holding"
   [ "$status" = 0 ] || fail "exit status $status"
   says "${many_answers[@]}"
-  if [ "$step" -ge 3 ] && [ "$threads" -gt 20 ]; then fail "$threads threads"; fi
+  if [ "$step" -ge 3 ] && [ "$threads" -gt $((many / 4)) ]; then fail "$threads threads"; fi
 }
 
 mapfile -t pipes < <(seq -f "$work/pipe%04g" "$many")
@@ -120,6 +122,21 @@ for step in 0 1 2 3 4; do
   mistakes
   waiting
 done
+
+# ---- what the documentation shows --------------------------------------------------------------------------
+
+# Its differences are those of the files, but for the line in each that names the step.
+shown() { sed -n '/^```diff$/,/^```$/ { /^[-+]/p }' "$sources/../docs/migrating.md"; }
+differences() {
+  local i
+  for i in 0 1 2 3; do
+    diff -U0 "$sources/migrate/step$i.c" "$sources/migrate/step$((i + 1)).c" || true
+  done | grep '^[-+]' | grep -vE '^(---|\+\+\+) |^. \* docs/'
+}
+if ! diff <(differences) <(shown); then
+  echo 'FAILED: docs/migrating.md does not show what differs'
+  failures=$((failures + 1))
+fi
 
 [ "$failures" = 0 ] || { echo "$failures failures"; exit 1; }
 echo 'all is well'

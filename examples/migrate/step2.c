@@ -99,10 +99,10 @@ int main(int argc, char **argv) {
   if (n < 1) return complain("usage", "tally PATTERN SOURCE...");
   if ((err = regcomp(&pattern, argv[1], REG_EXTENDED | REG_NOSUB)) != 0)
     return regerror(err, &pattern, why, sizeof why), complain(argv[1], why);
-  err = shunt_start(&shunt, &(shunt_options_t){.max_threads = (unsigned)n});
-  if (err != 0) return complain("cannot start", shunt_strerror(err));
   struct source *sources = calloc((size_t)n, sizeof *sources);
   if (sources == NULL) return complain("sources", strerror(errno));
+  err = shunt_start(&shunt, &(shunt_options_t){.max_threads = (unsigned)n});
+  if (err != 0) return complain("cannot start", shunt_strerror(err));
   for (int i = 0; i < n; i++) {
     struct source *s = &sources[i];
     s->path = argv[2 + i];

@@ -1,5 +1,5 @@
-/* Child programs. A child that ended shows on its pidfd, so waiting for it is waiting for a descriptor; no SIGCHLD is needed, and nobody
- * else's child is touched. */
+/* Child programs. A child that ended shows on its pidfd, so waiting for it is waiting for a descriptor; no
+ * SIGCHLD is needed, and nobody else's child is touched. */
 #include <config.h>
 
 #include <errno.h>

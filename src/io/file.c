@@ -1,7 +1,8 @@
 /* Files, and whatever else may block: done by a thread while the fiber waits.
  *
- * The thread's part is a task like any other, but it belongs to the one that waits: it is not refused when the runtime stops, as the other was
- * let in, and what cancels the other cancels it. The fiber joins it, so the thread may use what lies on the fiber's stack. */
+ * The thread's part is a task like any other, but it belongs to the one that waits: it is not refused when
+ * the runtime stops, as the other was let in, and what cancels the other cancels it. The fiber joins it,
+ * so the thread may use what lies on the fiber's stack. */
 #include <config.h>
 
 #include <errno.h>
@@ -16,7 +17,8 @@
 
 shunt_task_t *shunt__io_offload(shunt__strand_t *s, shunt_fn fn, void *arg, shunt__block_t *argument) {
   shunt_t *rt = s->frame->task->rt;
-  shunt_task_t *t = shunt__task_new(rt, fn, arg, SHUNT_WITH(.kind = SHUNT_BLOCKING, .lane = SHUNT_LANE_THREAD));
+  shunt_task_options_t options = {.kind = SHUNT_BLOCKING, .lane = SHUNT_LANE_THREAD};
+  shunt_task_t *t = shunt__task_new(rt, fn, arg, &options);
   if (!t) return NULL;
   t->reason = "a part of a task on the loop that may block";
   t->arg_block = argument;
@@ -35,8 +37,8 @@ int shunt__io_block(shunt__strand_t *s, shunt_fn fn, void *arg, void **result) {
   if (!s->frame) return SHUNT_EDEADLK;
   shunt_task_t *t = shunt__io_offload(s, fn, arg, NULL);
   int err = t ? shunt_join(t, result) : UV_ENOMEM;
-  int told = err == UV_ECANCELED ? shunt__told(s->frame) : 0; /* what cancelled our part may have been a deadline */
-  return told ? told : err;
+  int told = err == UV_ECANCELED ? shunt__told(s->frame) : 0;
+  return told ? told : err; /* it may have been a deadline that cancelled our part */
 }
 
 int shunt_blocking(shunt_fn fn, void *arg, void **result) {
@@ -73,8 +75,8 @@ static void *move(void *arg) {
   return NULL;
 }
 
-/* Whatever is in memory, at once. True: that was all. The end of the file and the end of what is in memory look alike, so it goes on until
- * one of the two is plain. */
+/* Whatever is in memory, at once. True: that was all. The end of the file and the end of what is in memory
+ * look alike, so it goes on until one of the two is plain. */
 static bool move_from_memory(shunt__move_t *m) {
   ssize_t n;
   do {
@@ -86,7 +88,8 @@ static bool move_from_memory(shunt__move_t *m) {
   return n >= 0;
 }
 
-/* On the loop, few bytes that are in memory cost less than a thread's attention; many would hold up the others. */
+/* On the loop, few bytes that are in memory cost less than a thread's attention; many would hold up the
+ * others. */
 ssize_t shunt__io_move_file(shunt__strand_t *s, shunt__move_t *m) {
   size_t all = m->n;
   void *nothing;

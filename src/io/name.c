@@ -1,7 +1,8 @@
 /* Names to addresses.
  *
- * getaddrinfo(3) may wait for servers for many seconds and cannot be interrupted. So the fiber that waits for the thread may leave early, and
- * whoever of the two is through with the query last frees it: the task drops it as its argument, run or not. */
+ * getaddrinfo(3) may wait for servers for many seconds and cannot be interrupted. So the fiber that waits
+ * for the thread may leave early, and whoever of the two is through with the query last frees it: the task
+ * drops it as its argument, run or not. */
 #include <config.h>
 
 #include <errno.h>
@@ -91,7 +92,8 @@ static int await_answer(shunt__strand_t *s, query_t *q) {
   return err;
 }
 
-int shunt_getaddrinfo(struct addrinfo **out, const char *node, const char *service, const struct addrinfo *hints) {
+int shunt_getaddrinfo(struct addrinfo **out, const char *node, const char *service,
+                      const struct addrinfo *hints) {
   shunt__strand_t *s;
   *out = NULL;
   int err = shunt__io_enter(&s);

@@ -1,4 +1,5 @@
-/* Accept and connect: calls that the system has no way to make without waiting, but by a flag of the socket that is the caller's. */
+/* Accept and connect: calls that the system has no way to make without waiting, but by a flag of the
+ * socket that is the caller's. */
 #include <config.h>
 
 #include <errno.h>
@@ -45,7 +46,8 @@ int shunt_accept(int fd, struct sockaddr *address, socklen_t *size) {
 
 /* ---- connect ---- */
 
-/* Nobody else has a use for a socket that is not connected, so its O_NONBLOCK can be borrowed for the length of a call. */
+/* Nobody else has a use for a socket that is not connected, so its O_NONBLOCK can be borrowed for the
+ * length of a call. */
 static int begin(int fd, const struct sockaddr *address, socklen_t size) {
   int flags = fcntl(fd, F_GETFL);
   if (flags < 0) return -errno;
@@ -67,7 +69,7 @@ int shunt_connect(int fd, const struct sockaddr *address, socklen_t size) {
   int err = shunt__io_enter(&s);
   if (err) return err;
   err = begin(fd, address, size);
-  if (err != -EINPROGRESS && err != UV_EALREADY) return err; /* the latter: an earlier call of ours was cancelled */
+  if (err != -EINPROGRESS && err != UV_EALREADY) return err; /* already: after a call that was cancelled */
   int ready = shunt__io_wait_for(s, fd, POLLOUT, SHUNT__NEVER);
   return ready < 0 ? ready : outcome_of(fd);
 }

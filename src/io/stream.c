@@ -1,8 +1,9 @@
 /* Reading and writing whatever has a descriptor.
  *
- * Tried first is always a call that cannot block: on a socket with MSG_DONTWAIT, on anything else with RWF_NOWAIT. So the caller's O_NONBLOCK
- * does not matter, and what is there already costs no wait. Where a kind of file has no such call (terminals; pipes before Linux
- * 6.4) the plain one is made when poll(2) says that the descriptor is ready. */
+ * Tried first is always a call that cannot block: on a socket with MSG_DONTWAIT, on anything else with
+ * RWF_NOWAIT. So the caller's O_NONBLOCK does not matter, and what is there already costs no wait. Where a
+ * kind of file has no such call (terminals; pipes before Linux 6.4) the plain one is made when poll(2)
+ * says that the descriptor is ready. */
 #include <config.h>
 
 #include <errno.h>
@@ -15,12 +16,14 @@
 #include "io.h"
 
 static ssize_t over_socket(const shunt__move_t *m) {
-  ssize_t n = m->out ? send(m->fd, m->buf, m->n, MSG_DONTWAIT | MSG_NOSIGNAL) : recv(m->fd, m->buf, m->n, MSG_DONTWAIT);
+  ssize_t n = m->out ? send(m->fd, m->buf, m->n, MSG_DONTWAIT | MSG_NOSIGNAL)
+                     : recv(m->fd, m->buf, m->n, MSG_DONTWAIT);
   return n < 0 ? -errno : n;
 }
 
-/* A write to a pipe that nobody reads raises SIGPIPE, for which there is no flag as with sockets. A signal of the thread's own that was not
- * blocked cannot have been pending before, so the one that is now is ours to take back. */
+/* A write to a pipe that nobody reads raises SIGPIPE, for which there is no flag as with sockets. A signal
+ * of the thread's own that was not blocked cannot have been pending before, so the one that is now is ours
+ * to take back. */
 static ssize_t quietly(shunt__io_call_t *call, shunt__move_t *m) {
   sigset_t broken_pipe, old;
   if (!m->out) return call(m);
@@ -37,8 +40,9 @@ static ssize_t quietly(shunt__io_call_t *call, shunt__move_t *m) {
 static ssize_t move_now(void *m) { return shunt__io_move_now(m); }
 static ssize_t move_plainly(void *m) { return shunt__io_move_plainly(m); }
 
-/* The plain call may block here when somebody else has read what we saw, or filled the pipe, without taking turns with us. A pipe that is
- * ready has room for PIPE_BUF bytes; a terminal may stop in the middle of them. */
+/* The plain call may block here when somebody else has read what we saw, or filled the pipe, without
+ * taking turns with us. A pipe that is ready has room for PIPE_BUF bytes; a terminal may stop in the
+ * middle of them. */
 static ssize_t move_in_turn(void *arg) {
   shunt__move_t *m = arg;
   if (m->out && m->n > PIPE_BUF) m->n = PIPE_BUF;
@@ -71,7 +75,9 @@ static ssize_t move(shunt__move_t m) {
   return err ? err : n;
 }
 
-ssize_t shunt_read(int fd, void *buf, size_t n) { return move((shunt__move_t){.fd = fd, .buf = buf, .n = n, .at = -1}); }
+ssize_t shunt_read(int fd, void *buf, size_t n) {
+  return move((shunt__move_t){.fd = fd, .buf = buf, .n = n, .at = -1});
+}
 
 ssize_t shunt_write(int fd, const void *buf, size_t n) {
   return move((shunt__move_t){.fd = fd, .out = true, .buf = (void *)(uintptr_t)buf, .n = n, .at = -1});
@@ -80,7 +86,7 @@ ssize_t shunt_write(int fd, const void *buf, size_t n) {
 int shunt_write_all(int fd, const void *buf, size_t n) {
   for (size_t done = 0; done < n;) {
     ssize_t more = shunt_write(fd, (const char *)buf + done, n - done);
-    if (more <= 0) return more < 0 ? (int)more : UV_EIO; /* a device that takes nothing and has no error for it */
+    if (more <= 0) return more < 0 ? (int)more : UV_EIO; /* a device that takes nothing, and does not say why */
     done += (size_t)more;
   }
   return 0;

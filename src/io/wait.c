@@ -38,7 +38,8 @@ int shunt__io_wait_for(shunt__strand_t *s, int fd, int events, uint64_t deadline
   return got;
 }
 
-#define ALL_EVENTS (POLLIN | POLLPRI | POLLOUT | POLLRDHUP | POLLRDNORM | POLLRDBAND | POLLWRNORM | POLLWRBAND | POLLERR | POLLHUP)
+#define ALL_EVENTS                                                                                           \
+  (POLLIN | POLLPRI | POLLOUT | POLLRDHUP | POLLRDNORM | POLLRDBAND | POLLWRNORM | POLLWRBAND | POLLERR | POLLHUP)
 
 int shunt_wait_fd(int fd, int events, uint64_t timeout_ms) {
   shunt__strand_t *s;
@@ -49,7 +50,8 @@ int shunt_wait_fd(int fd, int events, uint64_t timeout_ms) {
 
 /* ---- taking turns ---- */
 
-/* By descriptor, so that a call that blocks after all holds up those of the same descriptor, which would block as well, and hardly others. */
+/* By descriptor, so that a call that blocks after all holds up those of the same descriptor, which would
+ * block as well, and hardly others. */
 enum { LOCKS = 64 };
 static pthread_mutex_t locks[LOCKS] = {[0 ... LOCKS - 1] = PTHREAD_MUTEX_INITIALIZER};
 

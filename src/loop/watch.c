@@ -1,12 +1,14 @@
 /* The epoll set: see watch.h.
  *
- * A table leads from the descriptor to those who wait for it. The set is armed for what they want together, for one event (EPOLLONESHOT);
- * then those who wanted it are woken, and it is armed again for the others. So an event costs nothing for any other descriptor, and a
- * waiter that leaves early costs no call: what it leaves armed wakes nobody.
+ * A table leads from the descriptor to those who wait for it. The set is armed for what they want
+ * together, for one event (EPOLLONESHOT); then those who wanted it are woken, and it is armed again for
+ * the others. So an event costs nothing for any other descriptor, and a waiter that leaves early costs no
+ * call: what it leaves armed wakes nobody.
  *
- * The kernel forgets a descriptor when the last copy of it is closed, without telling us. So we do not keep what we think is armed, but arm anew
- * for each waiter. A closed descriptor of which there is a copy (a child process has one, say) may still report for its old number;
- * that wakes for nothing the one who waits there now, which it is prepared for. */
+ * The kernel forgets a descriptor when the last copy of it is closed, without telling us. So we do not
+ * keep what we think is armed, but arm anew for each waiter. A closed descriptor of which there is a copy
+ * (a child process has one, say) may still report for its old number; that wakes for nothing the one who
+ * waits there now, which it is prepared for. */
 #include <config.h>
 
 #include "watch.h"
@@ -21,7 +23,8 @@
 enum { BATCH = 128, ALWAYS = EPOLLERR | EPOLLHUP };
 
 _Static_assert(POLLIN == EPOLLIN && POLLPRI == EPOLLPRI && POLLOUT == EPOLLOUT && POLLRDHUP == EPOLLRDHUP &&
-                   POLLRDNORM == EPOLLRDNORM && POLLWRBAND == EPOLLWRBAND && POLLERR == EPOLLERR && POLLHUP == EPOLLHUP,
+                   POLLRDNORM == EPOLLRDNORM && POLLRDBAND == EPOLLRDBAND && POLLWRNORM == EPOLLWRNORM &&
+                   POLLWRBAND == EPOLLWRBAND && POLLERR == EPOLLERR && POLLHUP == EPOLLHUP,
                "events are called the same by poll and epoll");
 
 static void link_in(shunt__watch_t *w, int fd, shunt__watcher_t *me) {
@@ -86,7 +89,8 @@ int shunt__watch_add(shunt__watch_t *w, int fd, shunt__watcher_t *me) {
   if (!make_room(w, (size_t)fd)) return UV_ENOMEM;
   link_in(w, fd, me);
   int err = arm(w, fd);
-  /* EPERM: a file or the like, for which poll(2) has its answer at once; so whoever is here waits for what it will never say. */
+  /* EPERM: a file or the like, for which poll(2) has its answer at once; so whoever is here waits for what
+   * it will never say. */
   if (!err || err == UV_EPERM) return 0;
   take_out(me);
   return err;

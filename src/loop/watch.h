@@ -1,8 +1,8 @@
 /* Descriptors that fibers wait for: an epoll set of our own, inside libuv's.
  *
- * libuv's own poll handles do not suit: one descriptor may have only one, and libuv aborts when a descriptor is closed under it. Here any
- * number of fibers may wait on one descriptor, and closing it is at worst a wait that nobody ends. libuv watches the set as a whole, by
- * one handle.
+ * libuv's own poll handles do not suit: one descriptor may have only one, and libuv aborts when a
+ * descriptor is closed under it. Here any number of fibers may wait on one descriptor, and closing it is
+ * at worst a wait that nobody ends. libuv watches the set as a whole, by one handle.
  *
  * Everything here belongs to the loop's thread. */
 #ifndef SHUNT_LOOP_WATCH_H
@@ -31,8 +31,8 @@ typedef struct {
 int shunt__watch_open(shunt__watch_t *w, uv_loop_t *uv);
 void shunt__watch_close(shunt__watch_t *w);
 
-/* me->strand is woken once, when me->events (poll(2)'s) may be there on fd, or an error or a hang-up. It is to be taken out before *me goes,
- * woken or not. 0, UV_EBADF, or why it could not be added. */
+/* me->strand is woken once, when me->events (poll(2)'s) may be there on fd, or an error or a hang-up. It
+ * is to be taken out before *me goes, woken or not. 0, UV_EBADF, or why it could not be added. */
 int shunt__watch_add(shunt__watch_t *w, int fd, shunt__watcher_t *me);
 void shunt__watch_remove(shunt__watcher_t *me);
 

@@ -307,10 +307,9 @@ void shunt__hand_discard(shunt__crew_t *c, shunt__hand_t *h, int signal) {
   shunt__zygote_order(c->channel, &order, NULL, 0);
 }
 
-/* Empties the dead worker's hands. Returns the tasks that it had begun, linked by `next`: one, or more if it
- * wrote over its rings, as anything but READY counts. *run: which of its runs that was. */
-static shunt_task_t *take_all(shunt__crew_t *c, shunt__hand_t *h, uint32_t *run) {
-  shunt_task_t *begun = NULL;
+/* Empties the dead worker's hands, but for the tasks that it had begun and that die with it: one, or more if
+ * it wrote over its rings, as anything but READY counts. *run: which of its runs that was. */
+static void take_all(shunt__crew_t *c, shunt__hand_t *h, uint32_t *run) {
   for (uint32_t i = 1; i <= SHUNT__RING_SLOTS; i++) {
     uint32_t slot = (h->run_tail - i) % SHUNT__RING_SLOTS;
     shunt_task_t *t = shunt__hand_take(h, slot);
@@ -325,11 +324,8 @@ static shunt_task_t *take_all(shunt__crew_t *c, shunt__hand_t *h, uint32_t *run)
       requeue(c, t);
       continue;
     }
-    t->home = (void *)(uintptr_t)h->asked[slot];
-    t->next = begun;
-    begun = t;
+    h->task[slot] = t; /* without a home: for those who look for it, it is in nobody's hands */
   }
-  return begun;
 }
 
 static void describe_death(char *buf, size_t size, pid_t pid, int wait_status) {
@@ -386,15 +382,15 @@ void shunt__crew_bury(shunt__crew_t *c, shunt__hand_t *h, int wait_status) {
   uint32_t run = h->run_tail; /* none */
   pthread_mutex_lock(&c->lock);
   take_out(c, h);
-  shunt_task_t *begun = take_all(c, h, &run);
+  take_all(c, h, &run);
   bool enough = too_many_stillborn(c, h, run != h->run_tail);
   if (!enough && !c->lost) relieve(c);
   shunt__crew_unlock(c);
   if (enough) fail_as_stillborn(c, h->pid, wait_status);
-  for (shunt_task_t *t; (t = begun);) {
-    begun = t->next;
-    shunt__settle(t, death_of(t, (uint32_t)(uintptr_t)t->home, h->pid, wait_status));
-    shunt__run_over(t);
+  for (uint32_t slot = 0; slot < SHUNT__RING_SLOTS; slot++) {
+    if (!h->task[slot]) continue;
+    shunt__settle(h->task[slot], death_of(h->task[slot], h->asked[slot], h->pid, wait_status));
+    shunt__run_over(h->task[slot]);
   }
   shunt__hand_orphan(c, h, run);
   free_hand(h);
