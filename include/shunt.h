@@ -325,8 +325,8 @@ SHUNT_API void shunt_info(shunt_task_t *t, shunt_info_t *info);
 /* Submits fn for when t has settled with 0; its argument is then t's result: the pointer, or the bytes and
  * their number (the new task is by value exactly when t is; options->arg_size must be 0). When t fails, fn is
  * skipped and the new handle settles with t's status and message. The new handle's timeout counts from this
- * call, and cancelling it leaves t alone. Takes no reference to t from the caller. Returns a handle as
- * shunt_submit does, with the same errors. */
+ * call (in a worker process it is looked at when its turn comes), and cancelling it leaves t alone. Takes no
+ * reference to t from the caller. Returns a handle as shunt_submit does, with the same errors. */
 SHUNT_API SHUNT_MUST_USE shunt_task_t *shunt_then(shunt_task_t *t, shunt_fn fn,
                                                   const shunt_task_options_t *options);
 

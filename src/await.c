@@ -45,7 +45,7 @@ static int first_settled(shunt_task_t *const tasks[], size_t n) {
 
 /* How a wait ends early. A join does not run from a cancel: the function might still touch what the caller is
  * about to free. */
-enum { HEED_CANCEL, IGNORE_CANCEL };
+enum { HEED_CANCEL, SEE_CANCEL, IGNORE_CANCEL }; /* see: end as if heeding, but the task is not told by it */
 
 static int park_until_one(shunt__strand_t *s, shunt_task_t *const tasks[], size_t n, uint64_t deadline,
                           int heed) {
@@ -54,6 +54,7 @@ static int park_until_one(shunt__strand_t *s, shunt_task_t *const tasks[], size_
     int i = first_settled(tasks, n);
     if (i >= 0) return i;
     if (heed == HEED_CANCEL && (err = shunt__told(s->frame))) return err;
+    if (heed == SEE_CANCEL && (err = shunt__asked(s->frame))) return err;
     if (heed == IGNORE_CANCEL && !passed_on && shunt__asked(s->frame)) {
       passed_on = true;
       shunt_cancel(tasks[0]);
@@ -117,6 +118,14 @@ static int wait_one(shunt_task_t *t, uint64_t deadline, int heed) {
   if (may_help(t, s, deadline, heed)) help(t, s, heed);
   int i = wait_any(s, &t, 1, deadline, heed);
   return i < 0 ? i : 0;
+}
+
+int shunt__wait_until_asked(shunt_task_t *t) {
+  shunt__strand_t *s = shunt__strand();
+  if (!s) return SHUNT_EDEADLK;
+  if (!s->frame) return shunt__wait_to_end(t); /* nobody can ask: then it may help, too */
+  int i = waits_for_itself(s, t) ? SHUNT_EDEADLK : wait_any(s, &t, 1, SHUNT__NEVER, SEE_CANCEL);
+  return i >= 0 ? 0 : shunt__asked(s->frame) ? UV_ECANCELED : SHUNT_EDEADLK;
 }
 
 /* Every reason not to wait is one to its callers, who then keep what they would have released. */

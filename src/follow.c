@@ -48,7 +48,9 @@ static void go_on(then_t *then) {
   shunt_task_t *t = then->before, *next = then->next;
   const shunt__outcome_t *o = &t->outcome;
   atomic_store_explicit(&t->observed, true, memory_order_relaxed); /* what it failed with is passed on */
-  if (o->status) {
+  if (shunt__settled(next)) {
+    shunt__run_over(next); /* withdrawn before its turn came */
+  } else if (o->status) {
     shunt__settle(next,
                   (shunt__outcome_t){.status = o->status, .message = o->message ? strdup(o->message) : NULL});
     shunt__run_over(next);

@@ -76,6 +76,9 @@ static inline void shunt__hold(shunt_t *rt) { atomic_fetch_add(&rt->in_flight, 1
  * wait. */
 int shunt__wait_to_end(shunt_task_t *t);
 
+/* The same, but it returns UV_ECANCELED once the waiting task is asked to end. */
+int shunt__wait_until_asked(shunt_task_t *t);
+
 /* The earlier of two deadlines, of which 0 is none. */
 static inline uint64_t shunt__earlier(uint64_t a, uint64_t b) { return !a || (b && b < a) ? b : a; }
 

@@ -81,17 +81,21 @@ static void cancel_with(shunt_scope_t *scope, int error) {
 
 void shunt_scope_cancel(shunt_scope_t *scope) { cancel_with(scope, UV_ECANCELED); }
 
+void shunt__scope_fail(shunt_scope_t *scope, int status) {
+  pthread_mutex_lock(&scope->lock);
+  /* Once, or each that is cancelled would go on to cancel the rest. */
+  bool first = !scope->keep_going && !scope->closing;
+  if (!scope->first_error) scope->first_error = status;
+  pthread_mutex_unlock(&scope->lock);
+  if (first) cancel_with(scope, status);
+}
+
 static void member_settled(shunt__waiter_t *w) {
   member_t *m = (member_t *)w;
   shunt_scope_t *scope = m->scope;
   int status = m->task->outcome.status;
   if (status) atomic_store_explicit(&m->task->observed, true, memory_order_relaxed); /* close tells of it */
-  pthread_mutex_lock(&scope->lock);
-  /* once, or each that is cancelled would go on to cancel the rest */
-  bool first = status && !scope->keep_going && !scope->closing;
-  if (status && !scope->first_error) scope->first_error = status;
-  pthread_mutex_unlock(&scope->lock);
-  if (first) cancel_with(scope, status);
+  if (status) shunt__scope_fail(scope, status);
   pthread_mutex_lock(&scope->lock);
   unlink_member(m);
   pthread_mutex_unlock(&scope->lock);
@@ -127,12 +131,14 @@ static shunt_task_t *any_member(shunt_scope_t *scope) {
 }
 
 int shunt_scope_close(shunt_scope_t *scope) {
+  bool cancelled = false;
   for (shunt_task_t *t; (t = any_member(scope));) {
-    if (shunt__asked(shunt__frame())) shunt_scope_cancel(scope);
     bool settled = shunt__settled(t); /* then its settler is about to take it off the list */
-    int err = settled ? (sched_yield(), 0) : shunt__wait_to_end(t);
+    int err = settled ? (sched_yield(), 0) : cancelled ? shunt__wait_to_end(t) : shunt__wait_until_asked(t);
     shunt_release(t);
-    if (err) return err;
+    if (err && err != UV_ECANCELED) return err;
+    if (err) shunt_scope_cancel(scope);
+    cancelled |= err != 0;
   }
   int first_error = scope->first_error;
   pthread_mutex_destroy(&scope->lock);

@@ -8,6 +8,9 @@
  * cancelled. */
 int shunt__scope_join(shunt_scope_t *scope, shunt_task_t *t);
 
+/* What was to be a member has failed before it could join. */
+void shunt__scope_fail(shunt_scope_t *scope, int status);
+
 /* The scope's deadline in shunt__now()'s time; 0: none. */
 uint64_t shunt__scope_bound(const shunt_scope_t *scope);
 

@@ -125,6 +125,7 @@ shunt_task_t *shunt_then(shunt_task_t *before, shunt_fn fn, const shunt_task_opt
   bool ready;
   if (shunt_done(before) && before->outcome.status) {
     const char *message = before->outcome.message;
+    if (o.scope) shunt__scope_fail(o.scope, before->outcome.status);
     return refuse(before->rt, before->by_value, shunt_status(before), message ? "%s" : NULL, message);
   }
   if (o.arg_size)

@@ -103,7 +103,7 @@ shunt_task_t *shunt__task_new_empty(shunt_t *rt, shunt_fn fn, const shunt_task_o
 }
 
 shunt_task_t *shunt__task_refused(shunt_t *rt, bool by_value, int status, char *message) {
-  static shunt_t nowhere;
+  static shunt_t nowhere = {.door = SHUNT__CLOSED};
   /* Two of these for when there is no memory for one; they are never freed, as their first reference is
    * nobody's. */
   static shunt_task_t no_memory[2] = {

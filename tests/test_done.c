@@ -264,7 +264,8 @@ START_TEST(a_descriptor_is_readable_once_the_task_has_settled) {
 END_TEST
 
 START_TEST(a_descriptor_of_what_has_settled_is_readable_at_once) {
-  shunt_task_t *t[] = {post_number(_i, triple, 1), shunt_submit(rt, NULL, NULL, NULL), shunt_submit(NULL, hold, NULL, NULL)};
+  shunt_task_t *t[] = {post_number(_i, triple, 1), shunt_submit(rt, NULL, NULL, NULL),
+                       shunt_submit(NULL, hold, NULL, NULL)};
   assert_is(settle(t[0]), 0);
   for (int i = 0; i < 3; i++) {
     ck_assert(readable(shunt_task_fd(t[i]), 0));

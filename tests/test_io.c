@@ -33,7 +33,8 @@ static void *run_body(void *arg) {
 
 /* SHUNT_LANE_ANY: outside tasks. */
 static void run_on(int lane, body_t *body) {
-  int64_t line = lane == SHUNT_LANE_ANY ? body() : answer(post((shunt_lane_t)lane, run_body, &body, sizeof body));
+  bool outside = lane == SHUNT_LANE_ANY;
+  int64_t line = outside ? body() : answer(post((shunt_lane_t)lane, run_body, &body, sizeof body));
   int is = (int)shared->cells[0];
   ck_assert_msg(line == 0, "line %d: it was %d (%s)", (int)line, is, status_word(is));
 }
@@ -332,7 +333,8 @@ static void *accept_and_echo(void *listener) {
 EVERYWHERE(a_socket_is_connected) {
   struct sockaddr_in address;
   pthread_t other;
-  int listener = listen_on_loopback(&address), fd = socket(AF_INET, SOCK_STREAM, 0), flags = fcntl(fd, F_GETFL);
+  int listener = listen_on_loopback(&address), fd = socket(AF_INET, SOCK_STREAM, 0);
+  int flags = fcntl(fd, F_GETFL);
   want(pthread_create(&other, NULL, accept_and_echo, &listener), 0);
   want(shunt_connect(fd, (struct sockaddr *)&address, sizeof address), 0);
   want(fcntl(fd, F_GETFL), flags);
@@ -345,7 +347,8 @@ EVERYWHERE(a_socket_is_connected) {
 
 EVERYWHERE(a_refused_connection_is_told) {
   struct sockaddr_in address;
-  int listener = listen_on_loopback(&address), fd = socket(AF_INET, SOCK_STREAM, 0), flags = fcntl(fd, F_GETFL);
+  int listener = listen_on_loopback(&address), fd = socket(AF_INET, SOCK_STREAM, 0);
+  int flags = fcntl(fd, F_GETFL);
   close(listener);
   want(shunt_connect(fd, (struct sockaddr *)&address, sizeof address), UV_ECONNREFUSED);
   want(fcntl(fd, F_GETFL), flags);

@@ -5,7 +5,7 @@
 #include <sched.h>
 #include <signal.h>
 
-static uint64_t soon(void) { return 300 * slowness(); }
+static uint64_t soon(void) { return 200 + 100 * slowness(); }
 
 static shunt_task_t *submit(shunt_lane_t lane, shunt_fn fn, void *arg) {
   return shunt_submit(rt, fn, arg, SHUNT_WITH(.lane = lane));
@@ -124,7 +124,8 @@ struct tick {
 
 static void on_tick(uv_timer_t *timer) {
   struct tick *tick = (struct tick *)timer;
-  tick->left--;
+  if (--tick->left == 0)
+    uv_timer_stop(timer);
   shunt_resume(tick->task);
 }
 
@@ -203,7 +204,8 @@ static void *suspend_inside(void *inner) {
 
 static void *join_then_suspend(void *inner) {
   void *resumed = NULL;
-  shunt_join(shunt_submit(shunt_current(), suspend_inside, inner, SHUNT_WITH(.lane = lane_of(shunt_self()))), &resumed);
+  shunt_lane_t lane = lane_of(shunt_self());
+  shunt_join(shunt_submit(shunt_current(), suspend_inside, inner, SHUNT_WITH(.lane = lane)), &resumed);
   shared->cells[0] = shunt_suspend(0);
   return resumed;
 }
@@ -311,8 +313,9 @@ static void *clean_up(void *arg) {
   shunt_scope_t *scope = shunt_scope_open(shunt_current(), NULL);
   for (int lane = SHUNT_LANE_LOOP; lane <= SHUNT_LANE_PROCESS; lane++) {
     shunt_task_options_t options = {.lane = (shunt_lane_t)lane, .arg_size = sizeof n, .scope = scope};
-    n = lane;
-    shared->cells[lane] = shunt_collect(post_number((shunt_lane_t)lane, doze_and_triple, lane), &n, sizeof n) == 0 ? n : -1;
+    shunt_task_t *t = post_number((shunt_lane_t)lane, doze_and_triple, lane);
+    int err = shunt_collect(t, &n, sizeof n);
+    shared->cells[lane] = err == 0 ? n : err;
     shunt_release(shunt_submit(shunt_current(), doze_and_triple, &n, &options));
   }
   shared->cells[0] = shunt_scope_close(scope);

@@ -86,7 +86,7 @@ ssize_t shunt_write(int fd, const void *buf, size_t n) {
 int shunt_write_all(int fd, const void *buf, size_t n) {
   for (size_t done = 0; done < n;) {
     ssize_t more = shunt_write(fd, (const char *)buf + done, n - done);
-    if (more <= 0) return more < 0 ? (int)more : UV_EIO; /* a device that takes nothing, and does not say why */
+    if (more <= 0) return more < 0 ? (int)more : UV_EIO; /* it takes nothing, and does not say why */
     done += (size_t)more;
   }
   return 0;

@@ -38,13 +38,13 @@ int shunt__io_wait_for(shunt__strand_t *s, int fd, int events, uint64_t deadline
   return got;
 }
 
-#define ALL_EVENTS                                                                                           \
-  (POLLIN | POLLPRI | POLLOUT | POLLRDHUP | POLLRDNORM | POLLRDBAND | POLLWRNORM | POLLWRBAND | POLLERR | POLLHUP)
+#define IN_EVENTS (POLLIN | POLLPRI | POLLRDNORM | POLLRDBAND | POLLRDHUP)
+#define OUT_EVENTS (POLLOUT | POLLWRNORM | POLLWRBAND)
 
 int shunt_wait_fd(int fd, int events, uint64_t timeout_ms) {
   shunt__strand_t *s;
   int err = shunt__io_enter(&s);
-  if (!err && events & ~ALL_EVENTS) err = UV_EINVAL;
+  if (!err && events & ~(IN_EVENTS | OUT_EVENTS | POLLERR | POLLHUP)) err = UV_EINVAL;
   return err ? err : shunt__io_wait_for(s, fd, events, timeout_ms ? shunt__deadline(timeout_ms) : 0);
 }
 

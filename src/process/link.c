@@ -202,6 +202,7 @@ static shunt__nested_t *send_owed(shunt__crew_t *c, shunt__hand_t *h) {
   /* After the settled tasks, so that a cancel's answer never comes before the settling that it speaks of. */
   if (h->owes_answer && (m = next_reply(c, h))) {
     m->kind = SHUNT__MSG_CAME_TO;
+    m->cookie = h->answer_to;
     m->status = h->answer;
     h->owes_answer = false;
     publish_reply(h);
@@ -289,6 +290,7 @@ static bool on_cancel(shunt__crew_t *c, shunt__hand_t *h, const shunt__message_t
   shunt_cancel_t came_to = t ? shunt_cancel(t) : SHUNT_TOO_LATE;
   pthread_mutex_lock(&c->lock);
   h->answer = (int32_t)came_to;
+  h->answer_to = m->cookie;
   h->owes_answer = true;
   unlock_and_free(c, send_owed(c, h));
   if (t) shunt_release(t);

@@ -60,7 +60,8 @@ struct shunt__hand {
   int doom_signal;
   shunt__nested_t *nested, *owed, **owed_end;
   bool owes_answer, owes_no_room;
-  int32_t answer;
+  int32_t answer; /* to a cancel of answer_to: a worker asks for one at a time, or one inside another */
+  uint64_t answer_to;
 };
 
 struct shunt__crew {

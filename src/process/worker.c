@@ -40,6 +40,14 @@ typedef struct extent {
   uint64_t offset, size;
 } extent_t;
 
+/* A cancel on its way to the parent and back. */
+typedef struct asking {
+  struct asking *outer;
+  shunt_task_t *task;
+  bool answered;
+  shunt_cancel_t came_to;
+} asking_t;
+
 static struct {
   shunt_t *rt;
   shunt__link_t *link; /* the region's head; its address is the region's */
@@ -52,8 +60,7 @@ static struct {
   uint32_t asked_seen;       /* what the running task was last woken for */
   bool no_room;              /* the parent's answer to WAITING */
   struct pollfd *polled;     /* the descriptor that the running task waits for, or NULL */
-  bool cancel_answered;      /* … and to CANCEL */
-  shunt_cancel_t cancel_came_to;
+  asking_t *asking;    /* cancels that wait for the parent's answer, the innermost first */
 } w;
 
 static extent_t *extent_of(shunt__block_t *b) { return (extent_t *)b; }
@@ -179,30 +186,40 @@ static shunt__outcome_t outcome_of(const shunt__message_t *m) {
   return o;
 }
 
-static void settle_nested(const shunt__message_t *m) {
+static void settle_nested(const shunt__message_t *m, shunt__outcome_t outcome) {
   shunt_task_t *t = (shunt_task_t *)(uintptr_t)m->cookie;
   t->lane = m->lane;
   t->attempts = m->attempts;
   atomic_store_explicit(&t->started, m->when, memory_order_relaxed);
   atomic_store_explicit(&t->ran, m->ran, memory_order_relaxed);
   atomic_store_explicit(&t->cpu, m->cpu, memory_order_relaxed);
-  shunt__settle(t, outcome_of(m));
+  shunt__settle(t, outcome);
   shunt__run_over(t);
 }
 
+static void cancel_answered(const shunt__message_t *m) {
+  for (asking_t *a = w.asking; a; a = a->outer)
+    if ((uintptr_t)a->task == m->cookie) {
+      a->answered = true;
+      a->came_to = (shunt_cancel_t)m->status;
+    }
+}
+
+/* To settle a task may be to cancel others (a scope does), and so to come back here: each message is off the
+ * ring before it is acted on. */
 static void serve_replies(void) {
   shunt__ring_t *r = &w.link->reply;
   for (uint32_t head;
        (head = atomic_load_explicit(&r->head, memory_order_relaxed)) != atomic_load(&r->tail);) {
-    const shunt__message_t *m = shunt__ring_slot(r, head);
-    if (m->kind == SHUNT__MSG_DONE) settle_nested(m);
-    if (m->kind == SHUNT__MSG_NO_ROOM) w.no_room = true;
-    if (m->kind == SHUNT__MSG_CAME_TO) {
-      w.cancel_answered = true;
-      w.cancel_came_to = (shunt_cancel_t)m->status;
-    }
+    shunt__message_t m;
+    memcpy(&m, shunt__ring_slot(r, head), sizeof m);
+    shunt__outcome_t outcome = {0};
+    if (m.kind == SHUNT__MSG_DONE) outcome = outcome_of(&m);
     atomic_store(&r->head, head + 1); /* the parent may free what the message pointed to */
     if (atomic_exchange(&r->starved, 0)) send_plain(SHUNT__MSG_ROOM, 0);
+    if (m.kind == SHUNT__MSG_DONE) settle_nested(&m, outcome);
+    if (m.kind == SHUNT__MSG_NO_ROOM) w.no_room = true;
+    if (m.kind == SHUNT__MSG_CAME_TO) cancel_answered(&m);
   }
 }
 
@@ -298,18 +315,18 @@ static void push(shunt_task_t *t) {
   send_up();
 }
 
-static bool answered(void) { return replies_wait(); }
-
 static shunt_cancel_t end(shunt_task_t *t, int status) {
   (void)status;
   if (t->asked != &t->state) { /* the task that runs here cancels itself */
     atomic_fetch_or(t->asked, SHUNT__CANCEL);
     return SHUNT_REQUESTED;
   }
-  w.cancel_answered = false;
+  asking_t me = {.outer = w.asking, .task = t, .came_to = SHUNT_TOO_LATE};
+  w.asking = &me;
   send_plain(SHUNT__MSG_CANCEL, (uintptr_t)t);
-  while (serve_replies(), !w.cancel_answered) sleep_unless(answered, SHUNT__NEVER);
-  return w.cancel_came_to;
+  while (serve_replies(), !me.answered) sleep_unless(replies_wait, SHUNT__NEVER);
+  w.asking = me.outer;
+  return me.came_to;
 }
 
 const shunt__lane_ops_t shunt__uplink_lane = {
