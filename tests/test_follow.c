@@ -376,7 +376,7 @@ START_TEST(a_cancel_that_meets_its_turn_means_what_it_says) {
     for (int spin = k % 64; spin > 0; spin--)
       shunt_status(t);
     shunt_cancel_t came_to = shunt_cancel(next);
-    lies += came_to == SHUNT_TOO_LATE && !shunt_done(next);
+    lies += came_to == SHUNT_WITHDRAWN && !shunt_done(next);
     int status = finish(next);
     lies += came_to == SHUNT_WITHDRAWN ? status != UV_ECANCELED : status != 0;
     ran += came_to != SHUNT_WITHDRAWN;
